@@ -1,0 +1,3 @@
+//! Settings, wiring, supervision, HTTP, /metrics.
+
+fn main() {}

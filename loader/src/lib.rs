@@ -1,0 +1,1 @@
+//! Order, read, decode, view, mask, batch ring.

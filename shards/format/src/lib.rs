@@ -1,0 +1,1 @@
+//! The shard file: pack, map, footer, catalog, checksums.

@@ -1,0 +1,3 @@
+//! The beit-shard binary: build, verify, ls, cat, tokenizer.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Read and write torch.save files and safetensors in pure Rust.

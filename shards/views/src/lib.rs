@@ -1,0 +1,1 @@
+//! Decode images, draw views and masks, render them as the reference does.

@@ -1,0 +1,1 @@
+//! Model, loss, optimizer, schedule, step, checkpoint.

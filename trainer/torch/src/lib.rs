@@ -1,0 +1,1 @@
+//! The C++ shim over libtorch: c10d, fused AdamW, autocast, norms.
