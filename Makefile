@@ -1,0 +1,34 @@
+# Two commands for a fresh machine (Rust, gcc/g++, make, Python 3 with pip): `make demo` and `make test`.
+# Every target is idempotent, safe to interrupt, and works offline once `make setup` has run.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint doc loom fuzz clean-demo
+
+help: ## what can be typed here
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: ## fetch libtorch into .deps/ and the build tools
+	@scripts/setup.sh
+
+build: setup ## set-up and the release binaries, in target/release/
+	cargo build --release --locked --workspace --bins
+
+demo: build ## pack the demo photos, train a tiny BEiT on them, stop, resume: under two minutes once built
+	@scripts/demo.sh
+
+test: build ## the whole test suite
+	@scripts/test.sh
+
+lint: setup ## rustfmt and clippy, as CI runs them
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+
+doc: setup ## rustdoc, warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --document-private-items
+
+loom: setup ## model-check the batch ring (not part of `make test`: it rebuilds the loader)
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --locked -p beit-loader --lib ring
+
+clean-demo: ## forget what `make demo` made
+	rm -rf demo

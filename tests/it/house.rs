@@ -1,0 +1,65 @@
+//! What every street test needs: the repository, the binaries, a scratch folder, and images to pack.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A release binary of this workspace, beside the test binary.
+pub fn binary(name: &str) -> PathBuf {
+    let path = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name);
+    assert!(path.is_file(), "{} is missing: run `make build` first", path.display());
+    path
+}
+
+/// A command line of one of our binaries.
+pub fn command(name: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(binary(name));
+    command.args(args).env_remove("BEIT_TOKENIZER");
+    command
+}
+
+/// Runs it to its end.
+pub fn run(name: &str, args: &[&str]) -> Output {
+    command(name, args).output().unwrap()
+}
+
+/// Runs it and demands success; returns its standard output.
+#[track_caller]
+pub fn succeed(name: &str, args: &[&str]) -> String {
+    let output = run(name, args);
+    assert!(
+        output.status.success(),
+        "{name} {args:?} ended with {}:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs it and demands a failure whose message has all of `words`; returns the message.
+#[track_caller]
+pub fn fail(name: &str, args: &[&str], words: &[&str]) -> String {
+    let output = run(name, args);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{name} {args:?} should have failed; it said:\n{message}");
+    for word in words {
+        assert!(message.contains(word), "{name} {args:?}: the message lacks {word:?}:\n{message}");
+    }
+    message
+}
+
+/// The last line of standard output, as JSON.
+#[track_caller]
+pub fn last_json(stdout: &str) -> serde_json::Value {
+    let line = stdout.lines().last().unwrap_or_default();
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("the last line is not JSON ({e}): {line}"))
+}
+
+/// The ten photos that the repository carries.
+pub fn demo_photos() -> PathBuf {
+    root().join("demo-photos")
+}
