@@ -1,0 +1,3 @@
+//! A
+mod manifest;
+mod shelf;

@@ -1,0 +1,216 @@
+//! BEiT for pre-training: a vision transformer that guesses the visual tokens of hidden patches.
+//!
+//! Letters in shapes: `B` batch, `S` image side in px, `P` patch side, `N` patches, `T` = N + 1 positions with cls,
+//! `D` width, `H` heads, `K` head width, `V` token vocabulary, `M` hidden patches of the whole batch.
+
+mod attention;
+mod block;
+mod config;
+mod error;
+mod hidden;
+mod layers;
+mod patch_embed;
+mod position;
+mod weights;
+
+pub use config::ModelConfig;
+pub use error::ModelError;
+pub use hidden::Hidden;
+pub use position::relative_position_index;
+
+use tch::{Device, Tensor};
+
+use self::block::Block;
+use self::error::tensor;
+use self::layers::{LayerNorm, Linear};
+use self::patch_embed::PatchEmbed;
+use self::position::RelativePositionBias;
+use self::weights::Builder;
+use crate::drop_path::{DropPath, DropPathKey};
+use crate::init::Fill;
+
+/// The pre-training model.
+///
+/// Parameters have the reference's names and order, so its checkpoints load as they are.
+///
+/// # Source
+/// BEiT, arXiv:2106.08254; `unilm/beit/modeling_pretrain.py`
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    device: Device,
+    parameters: Vec<(String, Tensor)>,
+    buffers: Vec<(String, Tensor)>,
+    order: Vec<String>,
+    cls_token: Tensor,         // [1, 1, D]
+    mask_token: Tensor,        // [1, 1, D]
+    pos_embed: Option<Tensor>, // [1, T, D]
+    patch_embed: PatchEmbed,
+    rel_pos_bias: Option<RelativePositionBias>,
+    blocks: Vec<Block>,
+    drop_path: DropPath,
+    norm: LayerNorm,
+    lm_head: Linear,
+}
+
+impl Model {
+    /// A fresh model. The same `config` and `seed` give the same weights on every rank, thread and machine, and a
+    /// parameter's weights depend on nothing but its name.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when the sizes do not go together; libtorch out of memory
+    pub fn new(config: &ModelConfig, seed: u64, device: Device) -> Result<Model, ModelError> {
+        config.check()?;
+        let width = config.width.into();
+        let positions = i64::from(config.patches()) + 1;
+        let mut build = Builder::new(seed, device);
+        let cls_token = build.parameter("cls_token", &[1, 1, width], Fill::PRETRAIN)?;
+        let mask_token = build.parameter("mask_token", &[1, 1, width], Fill::PRETRAIN)?;
+        let pos_embed = match config.abs_pos_emb {
+            true => Some(build.parameter("pos_embed", &[1, positions, width], Fill::PRETRAIN)?),
+            false => None,
+        };
+        let patch_embed = PatchEmbed::new(&mut build, "patch_embed", config)?;
+        let rel_pos_bias = match config.rel_pos_bias {
+            true => Some(RelativePositionBias::new(&mut build, "rel_pos_bias", config)?),
+            false => None,
+        };
+        let blocks = (0..config.depth)
+            .map(|layer| Block::new(&mut build, layer, config))
+            .collect::<Result<Vec<_>, _>>()?;
+        let norm = LayerNorm::new(&mut build, "norm", width, config.eps)?;
+        let lm_head = Linear::new(&mut build, "lm_head", width, config.vocab.into(), Fill::PRETRAIN)?;
+        let drop_path = DropPath::new(config.drop_path, config.depth);
+        let (parameters, buffers, order) = build.finish();
+        Ok(Model {
+            config: config.clone(),
+            device,
+            parameters,
+            buffers,
+            order,
+            cls_token,
+            mask_token,
+            pos_embed,
+            patch_embed,
+            rel_pos_bias,
+            blocks,
+            drop_path,
+            norm,
+            lm_head,
+        })
+    }
+
+    /// What it was made from.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where its parameters lie.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// What training changes, in the reference's order and under its names.
+    pub fn parameters(&self) -> &[(String, Tensor)] {
+        &self.parameters
+    }
+
+    /// How many numbers training changes.
+    pub fn parameter_count(&self) -> u64 {
+        self.parameters.iter().map(|(_, tensor)| tensor.numel() as u64).sum()
+    }
+
+    /// Parameters and buffers as the reference's state dict has them, in its order; handles, not copies.
+    pub fn state_dict(&self) -> Vec<(String, Tensor)> {
+        weights::state_dict(&self.order, &self.parameters, &self.buffers)
+    }
+
+    /// Takes over all parameters of a state dict, converted to this model's kind and device.
+    ///
+    /// Buffers may be absent, since they follow from the sizes; where present they must be equal.
+    ///
+    /// # Errors
+    /// [`ModelError::Weights`] when a parameter is missing, unknown or of another shape; nothing is changed then
+    pub fn load(&self, tensors: &[(String, Tensor)]) -> Result<(), ModelError> {
+        weights::load(&self.parameters, &self.buffers, tensors)
+    }
+
+    /// Guesses the visual token of every hidden patch; [`Model::forward_hidden`] without the host's help.
+    ///
+    /// # Shapes
+    /// `pixels` [B, 3, S, S] f32, normalised; `mask` [B, N] bool, true = hidden; out [M, V], row-major over the mask
+    /// # Errors
+    /// other shapes or kinds
+    pub fn forward(
+        &self,
+        pixels: &Tensor,
+        mask: &Tensor,
+        drop: Option<DropPathKey>,
+    ) -> Result<Tensor, ModelError> {
+        self.forward_hidden(pixels, &Hidden::from_mask(mask)?, drop)
+    }
+
+    /// Guesses the visual token of every hidden patch. Without `drop` no residual branch is dropped: evaluation.
+    ///
+    /// # Shapes
+    /// `pixels` [B, 3, S, S] f32, normalised; out [M, V], row-major over the mask
+    /// # Errors
+    /// other shapes or kinds, or `hidden` made for another batch
+    pub fn forward_hidden(
+        &self,
+        pixels: &Tensor,
+        hidden: &Hidden,
+        drop: Option<DropPathKey>,
+    ) -> Result<Tensor, ModelError> {
+        let features = self.features(pixels, Some(hidden), drop)?; // [B, T, D]
+        let patches = features
+            .f_narrow(1, 1, self.config.patches().into()) // [B, N, D]
+            .and_then(|patches| patches.f_reshape([-1, i64::from(self.config.width)])) // [B·N, D]
+            .map_err(tensor("dropping the cls position"))?;
+        // LayerNorm works row by row, so norm the few rows that are needed.
+        let picked = patches.f_index_select(0, hidden.rows()).map_err(tensor("picking hidden patches"))?; // [M, D]
+        self.lm_head.forward(&self.norm.forward(&picked)?) // [M, V]
+    }
+
+    /// What leaves the last block, before the final norm.
+    ///
+    /// # Shapes
+    /// `pixels` [B, 3, S, S] f32; out [B, T, D], the cls position first
+    /// # Errors
+    /// other shapes or kinds
+    pub fn features(
+        &self,
+        pixels: &Tensor,
+        hidden: Option<&Hidden>,
+        drop: Option<DropPathKey>,
+    ) -> Result<Tensor, ModelError> {
+        let patches = self.patch_embed.forward(pixels)?; // [B, N, D]
+        let batch = patches.size()[0];
+        let patches = match hidden {
+            Some(hidden) => {
+                hidden.check(batch, self.config.patches().into())?;
+                self.mask_token
+                    .f_to_kind(patches.kind()) // smaller under autocast
+                    .and_then(|token| token.f_where_self(hidden.cells(), &patches))
+                    .map_err(tensor("hiding patches"))? // [B, N, D]
+            }
+            None => patches,
+        };
+        let width = i64::from(self.config.width);
+        let mut x = self
+            .cls_token
+            .f_expand([batch, 1, width], false)
+            .and_then(|cls| cls.f_to_kind(tch::Kind::Float))
+            .and_then(|cls| Tensor::f_cat(&[cls, patches.f_to_kind(tch::Kind::Float)?], 1)) // [B, T, D]
+            .map_err(tensor("prepending the cls token"))?;
+        if let Some(pos_embed) = &self.pos_embed {
+            x = x.f_add(pos_embed).map_err(tensor("adding the position embedding"))?;
+        }
+        let bias = self.rel_pos_bias.as_ref().map(RelativePositionBias::forward).transpose()?; // [1, H, T, T]
+        let gates = self.drop_path.gates(drop, batch, self.device)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, bias.as_ref(), &gates, layer)?; // [B, T, D]
+        }
+        Ok(x)
+    }
+}

@@ -1,0 +1,69 @@
+//! Self-attention with a relative position bias.
+
+use tch::{Kind, Tensor};
+
+use super::config::ModelConfig;
+use super::error::{ModelError, tensor};
+use super::layers::Linear;
+use super::weights::Builder;
+use crate::init::Fill;
+
+/// Multi-head self-attention. Queries and values have a bias, keys have none: it would cancel in the softmax.
+#[derive(Debug)]
+pub(super) struct Attention {
+    q_bias: Tensor,     // [D]
+    k_bias: Tensor,     // [D], zero for ever and no parameter
+    v_bias: Tensor,     // [D]
+    qkv_weight: Tensor, // [3·D, D]
+    proj: Linear,
+    heads: i64,
+    width: i64,
+}
+
+impl Attention {
+    pub(super) fn new(
+        build: &mut Builder,
+        name: &str,
+        layer: u32,
+        config: &ModelConfig,
+    ) -> Result<Attention, ModelError> {
+        let width = config.width.into();
+        let q_bias = build.parameter(&format!("{name}.q_bias"), &[width], Fill::Constant(0.0))?;
+        let v_bias = build.parameter(&format!("{name}.v_bias"), &[width], Fill::Constant(0.0))?;
+        let qkv_weight =
+            build.parameter(&format!("{name}.qkv.weight"), &[3 * width, width], Fill::PRETRAIN)?;
+        let k_bias = Tensor::f_zeros([width], (Kind::Float, build.device()))
+            .map_err(tensor("making the key bias"))?;
+        let proj =
+            Linear::new(build, &format!("{name}.proj"), width, width, Fill::PRETRAIN.at_depth(layer))?;
+        Ok(Attention { q_bias, k_bias, v_bias, qkv_weight, proj, heads: config.heads.into(), width })
+    }
+
+    /// `x` [B, T, D], `bias` [1, H, T, T] added to the scaled scores → [B, T, D].
+    pub(super) fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
+        let size = x.size();
+        let (batch, positions) = (size[0], size[1]);
+        let mixed = self.mix(x, bias, batch, positions).map_err(tensor("running attention"))?;
+        self.proj.forward(&mixed)
+    }
+
+    fn mix(
+        &self,
+        x: &Tensor,
+        bias: Option<&Tensor>,
+        batch: i64,
+        positions: i64,
+    ) -> Result<Tensor, tch::TchError> {
+        let qkv_bias = Tensor::f_cat(&[&self.q_bias, &self.k_bias, &self.v_bias], 0)?; // [3·D]
+        let qkv = x
+            .f_linear(&self.qkv_weight, Some(&qkv_bias))? // [B, T, 3·D]
+            .f_view([batch, positions, 3, self.heads, self.width / self.heads])? // [B, T, 3, H, K]
+            .f_permute([2, 0, 3, 1, 4])?; // [3, B, H, T, K]
+        let (q, k, v) = (qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?);
+        // The scale is 1/√K by default. Under autocast the bias follows the queries' kind.
+        let bias = bias.map(|bias| bias.f_to_kind(q.kind())).transpose()?;
+        Tensor::f_scaled_dot_product_attention(&q, &k, &v, bias.as_ref(), 0.0, false, None, false)? // [B, H, T, K]
+            .f_transpose(1, 2)?
+            .f_reshape([batch, positions, self.width]) // [B, T, D]
+    }
+}

@@ -1,0 +1,222 @@
+//! What a run knows about itself: plain atomics that any thread may read while it trains.
+//!
+//! The daemon turns them into metrics; nothing here knows how.
+
+use std::sync::atomic::{
+    AtomicU8, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use beit_loader::LoaderStats;
+
+/// A number that one thread writes and others read.
+#[derive(Debug)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    fn new(value: f64) -> Gauge {
+        Gauge(AtomicU64::new(value.to_bits()))
+    }
+
+    /// The newest value.
+    pub fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Relaxed))
+    }
+
+    pub(crate) fn set(&self, value: f64) {
+        self.0.store(value.to_bits(), Relaxed);
+    }
+}
+
+/// What a rank is busy with, for those who wonder why nothing moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Building the model, meeting the other ranks, reading a checkpoint.
+    Start = 0,
+    /// Waiting for a batch.
+    Data = 1,
+    /// Forward and backward, which averages gradients as it goes.
+    Step = 2,
+    /// Agreeing with the other ranks on loss, norm and requests.
+    Agree = 3,
+    /// The optimizer's update.
+    Update = 4,
+    /// Writing a checkpoint.
+    Checkpoint = 5,
+    /// Standing still because somebody asked.
+    Paused = 6,
+    /// Finished, well or not.
+    Done = 7,
+}
+
+impl Stage {
+    /// All stages, in their order.
+    pub const ALL: [Stage; 8] = [
+        Stage::Start,
+        Stage::Data,
+        Stage::Step,
+        Stage::Agree,
+        Stage::Update,
+        Stage::Checkpoint,
+        Stage::Paused,
+        Stage::Done,
+    ];
+
+    /// One word, as metrics and pages show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Start => "start",
+            Stage::Data => "data",
+            Stage::Step => "step",
+            Stage::Agree => "agree",
+            Stage::Update => "update",
+            Stage::Checkpoint => "checkpoint",
+            Stage::Paused => "paused",
+            Stage::Done => "done",
+        }
+    }
+}
+
+/// One rank of this process.
+#[derive(Debug)]
+pub struct RankStats {
+    /// Its number among all ranks.
+    pub rank: u32,
+    /// Time spent waiting for batches so far, in ns.
+    pub data_wait_ns: AtomicU64,
+    /// Time spent in forward and backward so far, all-reduce included, in ns.
+    pub step_ns: AtomicU64,
+    stage: AtomicU8,
+    stage_since_ns: AtomicU64,
+}
+
+/// The checkpoints of this run.
+#[derive(Debug)]
+pub struct CheckpointStats {
+    /// Published since the start.
+    pub published: AtomicU64,
+    /// Attempts that failed since the start; training went on.
+    pub failures: AtomicU64,
+    /// Damaged ones that were passed over on resume.
+    pub skipped: AtomicU64,
+    /// Step of the newest.
+    pub step: AtomicU64,
+    /// When the newest was published, in ms since 1970; 0: none yet.
+    pub published_unix_ms: AtomicU64,
+    /// Size of the newest.
+    pub bytes: AtomicU64,
+    /// How long the newest took to write, in seconds.
+    pub seconds: Gauge,
+}
+
+impl CheckpointStats {
+    /// Seconds since the newest was published, if there is one.
+    pub fn age_s(&self) -> Option<f64> {
+        let published = self.published_unix_ms.load(Relaxed);
+        (published > 0).then(|| unix_ms().saturating_sub(published) as f64 / 1e3)
+    }
+}
+
+/// The whole run, as this process sees it.
+#[derive(Debug)]
+pub struct TrainStats {
+    origin: Instant,
+    /// Optimizer steps done, over all starts of the run.
+    pub step: AtomicU64,
+    /// Optimizer steps planned.
+    pub steps: AtomicU64,
+    /// Steps done since this start.
+    pub steps_here: AtomicU64,
+    /// Epoch of the newest batch.
+    pub epoch: AtomicU64,
+    /// Samples seen by all ranks, over all starts of the run.
+    pub samples: AtomicU64,
+    /// Masked-token loss in nats, mean over ranks, newest step.
+    pub loss: Gauge,
+    /// Share of masked tokens guessed right, mean over ranks, newest step.
+    pub mlm_acc: Gauge,
+    /// Learning rate of the newest step.
+    pub lr: Gauge,
+    /// Weight decay of the newest step.
+    pub weight_decay: Gauge,
+    /// Global gradient norm before clipping, newest step.
+    pub grad_norm: Gauge,
+    /// Samples per second over all ranks, smoothed over about 20 steps.
+    pub samples_per_s: Gauge,
+    /// The ranks of this process.
+    pub ranks: Vec<RankStats>,
+    /// The checkpoints.
+    pub checkpoint: CheckpointStats,
+    loader: OnceLock<Arc<LoaderStats>>,
+}
+
+impl TrainStats {
+    /// For a run whose local ranks are `ranks`.
+    pub fn new(ranks: std::ops::Range<u32>) -> TrainStats {
+        let zero = || AtomicU64::new(0);
+        TrainStats {
+            origin: Instant::now(),
+            step: zero(),
+            steps: zero(),
+            steps_here: zero(),
+            epoch: zero(),
+            samples: zero(),
+            loss: Gauge::new(f64::NAN),
+            mlm_acc: Gauge::new(f64::NAN),
+            lr: Gauge::new(0.0),
+            weight_decay: Gauge::new(0.0),
+            grad_norm: Gauge::new(f64::NAN),
+            samples_per_s: Gauge::new(0.0),
+            ranks: ranks
+                .map(|rank| RankStats {
+                    rank,
+                    data_wait_ns: zero(),
+                    step_ns: zero(),
+                    stage: AtomicU8::new(Stage::Start as u8),
+                    stage_since_ns: zero(),
+                })
+                .collect(),
+            checkpoint: CheckpointStats {
+                published: zero(),
+                failures: zero(),
+                skipped: zero(),
+                step: zero(),
+                published_unix_ms: zero(),
+                bytes: zero(),
+                seconds: Gauge::new(0.0),
+            },
+            loader: OnceLock::new(),
+        }
+    }
+
+    /// The loader's own numbers, once it runs.
+    pub fn loader(&self) -> Option<&Arc<LoaderStats>> {
+        self.loader.get()
+    }
+
+    pub(crate) fn set_loader(&self, stats: Arc<LoaderStats>) {
+        let _ = self.loader.set(stats); // A second run with the same stats keeps the first loader's; none does that.
+    }
+
+    /// What local rank `local` is doing, and for how many seconds.
+    pub fn stage(&self, local: usize) -> (Stage, f64) {
+        let rank = &self.ranks[local];
+        let stage = Stage::ALL[usize::from(rank.stage.load(Acquire)).min(Stage::ALL.len() - 1)];
+        let now = self.origin.elapsed().as_nanos() as u64;
+        (stage, now.saturating_sub(rank.stage_since_ns.load(Relaxed)) as f64 / 1e9)
+    }
+
+    pub(crate) fn enter(&self, local: usize, stage: Stage) {
+        let rank = &self.ranks[local];
+        rank.stage_since_ns.store(self.origin.elapsed().as_nanos() as u64, Relaxed);
+        rank.stage.store(stage as u8, Release);
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
