@@ -3,8 +3,7 @@
 use beit_views::{Purpose, SeedKey};
 use tch::{Device, Tensor};
 
-use crate::model::ModelError;
-use crate::model::tensor;
+use crate::model::{ModelError, tensor};
 
 /// Which samples of a run a batch holds, so that their draws depend on neither rank nor thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

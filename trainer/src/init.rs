@@ -1,10 +1,11 @@
 //! What parameters start as, drawn by name.
 
+use std::f64::consts::SQRT_2;
+
 use beit_views::{Purpose, SeedKey};
 use tch::{Kind, Tensor};
 
-use crate::model::ModelError;
-use crate::model::tensor;
+use crate::model::{ModelError, tensor};
 
 /// What a parameter starts as.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,16 +51,17 @@ impl Fill {
             Fill::Constant(value) => Tensor::f_full(shape, value, (Kind::Float, tch::Device::Cpu))
                 .map_err(tensor("filling a parameter")),
             Fill::TruncatedNormal { std, cut, divisor } => {
-                let mut uniform = vec![0f32; usize::try_from(count).unwrap_or(0)];
-                let key = SeedKey { seed, stream: stream_of(name), index: 0, purpose: Purpose::Init };
-                key.draws().fill_unit_f32(&mut uniform);
+                let uniform = uniform(seed, name, usize::try_from(count).unwrap_or(0));
                 // P(|z| < cut) = erf(cut/√2), so u ∈ [0, 1) becomes (2u − 1)·erf(cut/√2), and erf⁻¹ of that is z/√2.
-                let inside = f64::from(erf(cut / std::f64::consts::SQRT_2));
+                let inside = Tensor::from(cut / SQRT_2)
+                    .f_erf()
+                    .and_then(|inside| f64::try_from(inside))
+                    .map_err(tensor("weighing the cut of a distribution"))?;
                 Tensor::f_from_slice(&uniform)
                     .and_then(|mut u| u.f_mul_scalar_(2.0 * inside))
                     .and_then(|mut u| u.f_sub_scalar_(inside))
                     .and_then(|mut u| u.f_erfinv_())
-                    .and_then(|mut z| z.f_mul_scalar_(std * std::f64::consts::SQRT_2))
+                    .and_then(|mut z| z.f_mul_scalar_(std * SQRT_2))
                     .and_then(|mut z| z.f_clamp_(-cut * std, cut * std))
                     .and_then(|mut z| z.f_div_scalar_(divisor))
                     .and_then(|z| z.f_view(shape))
@@ -69,9 +71,15 @@ impl Fill {
     }
 }
 
-/// The stream of a parameter: 64 bits of its name's digest.
-fn stream_of(name: &str) -> u64 {
+/// Uniform numbers in [0, 1) of a parameter's own stream: 64 bits of its name's digest.
+fn uniform(seed: u64, name: &str, count: usize) -> Vec<f32> {
     let mut first = [0; 8];
     first.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..8]);
-    u64::from_le_bytes(first)
+    let stream = u64::from_le_bytes(first);
+    let mut values = vec![0f32; count];
+    // A key has 2²⁶ words; a new index every 2²⁴ keeps well within.
+    for (chunk, index) in values.chunks_mut(1 << 24).zip(0..) {
+        SeedKey { seed, stream, index, purpose: Purpose::Init }.draws().fill_unit_f32(chunk);
+    }
+    values
 }

@@ -6,7 +6,13 @@
 mod checkpoint;
 pub mod control;
 pub mod device;
+pub mod drop_path;
 pub mod error;
+pub mod init;
 mod lock;
+pub mod loss;
+pub mod model;
+pub mod optimizer;
 pub mod ranks;
 pub mod recipe;
+pub mod schedule;

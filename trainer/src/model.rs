@@ -11,17 +11,17 @@ mod hidden;
 mod layers;
 mod patch_embed;
 mod position;
-mod weights;
+pub(crate) mod weights;
 
 pub use config::ModelConfig;
 pub use error::ModelError;
+pub(crate) use error::tensor;
 pub use hidden::Hidden;
 pub use position::relative_position_index;
 
 use tch::{Device, Tensor};
 
 use self::block::Block;
-use self::error::tensor;
 use self::layers::{LayerNorm, Linear};
 use self::patch_embed::PatchEmbed;
 use self::position::RelativePositionBias;

@@ -32,10 +32,9 @@ impl Attention {
         let v_bias = build.parameter(&format!("{name}.v_bias"), &[width], Fill::Constant(0.0))?;
         let qkv_weight =
             build.parameter(&format!("{name}.qkv.weight"), &[3 * width, width], Fill::PRETRAIN)?;
-        let k_bias = Tensor::f_zeros([width], (Kind::Float, build.device()))
-            .map_err(tensor("making the key bias"))?;
-        let proj =
-            Linear::new(build, &format!("{name}.proj"), width, width, Fill::PRETRAIN.at_depth(layer))?;
+        let k_bias =
+            Tensor::f_zeros([width], (Kind::Float, build.device())).map_err(tensor("making the key bias"))?;
+        let proj = Linear::new(build, &format!("{name}.proj"), width, width, Fill::PRETRAIN.at_depth(layer))?;
         Ok(Attention { q_bias, k_bias, v_bias, qkv_weight, proj, heads: config.heads.into(), width })
     }
 

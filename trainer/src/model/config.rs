@@ -96,9 +96,8 @@ impl ModelConfig {
     /// # Errors
     /// [`ModelError::Config`], naming the first one
     pub fn check(&self) -> Result<(), ModelError> {
-        let wrong = |key: &'static str, value: String, rule: String| {
-            Err(ModelError::Config { key, value, rule })
-        };
+        let wrong =
+            |key: &'static str, value: String, rule: String| Err(ModelError::Config { key, value, rule });
         let sizes = [
             ("image_px", self.image_px),
             ("patch_px", self.patch_px),

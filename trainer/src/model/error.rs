@@ -23,7 +23,9 @@ pub enum ModelError {
         differences: String,
     },
     /// An optimizer state of another model.
-    #[error("this optimizer state does not fit the model: {differences}; start without it, or use its own model")]
+    #[error(
+        "this optimizer state does not fit the model: {differences}; start without it, or use its own model"
+    )]
     OptimizerState {
         /// What is missing, unknown or of another shape.
         differences: String,

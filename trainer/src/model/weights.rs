@@ -60,10 +60,7 @@ pub(super) fn state_dict(
     buffers: &[(String, Tensor)],
 ) -> Vec<(String, Tensor)> {
     let named: HashMap<&str, &Tensor> = by_name(parameters.iter().chain(buffers));
-    order
-        .iter()
-        .filter_map(|name| Some((name.clone(), named.get(name.as_str())?.shallow_clone())))
-        .collect()
+    order.iter().filter_map(|name| Some((name.clone(), named.get(name.as_str())?.shallow_clone()))).collect()
 }
 
 pub(super) fn load(
@@ -88,10 +85,7 @@ pub(super) fn load(
 }
 
 /// Copies `given` into `own`, name by name, through kinds and devices.
-pub(crate) fn copy_into(
-    own: &[(String, Tensor)],
-    given: &HashMap<&str, &Tensor>,
-) -> Result<(), ModelError> {
+pub(crate) fn copy_into(own: &[(String, Tensor)], given: &HashMap<&str, &Tensor>) -> Result<(), ModelError> {
     let _no_grad = tch::no_grad_guard();
     for (name, tensor_of_ours) in own {
         let mut target = tensor_of_ours.shallow_clone();
