@@ -1,0 +1,62 @@
+//! Colour jitter, with Pillow's single-precision blends cut to whole levels.
+
+use crate::view::{Jitter, JitterStep};
+
+/// A jitter whose grey is known, so that it acts on each pixel by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tone {
+    /// The steps that are taken, with their factors.
+    pub steps: [(JitterStep, f32); 3],
+    /// The mean grey that contrast blends with.
+    pub grey: u8,
+}
+
+impl Tone {
+    pub fn new(jitter: &Jitter, grey: u8) -> Self {
+        Self { steps: jitter.order.map(|step| (step, jitter.factor(step))), grey }
+    }
+
+    /// One pixel through all steps.
+    #[inline]
+    pub fn apply(&self, mut pixel: [u8; 3]) -> [u8; 3] {
+        for (step, factor) in self.steps {
+            pixel = self.step(step, factor, pixel);
+        }
+        pixel
+    }
+
+    #[inline]
+    fn step(&self, step: JitterStep, factor: f32, pixel: [u8; 3]) -> [u8; 3] {
+        let base = match step {
+            JitterStep::Brightness => 0,
+            JitterStep::Contrast => self.grey,
+            JitterStep::Saturation => luma(pixel),
+        };
+        pixel.map(|value| blend(base, value, factor))
+    }
+
+    /// One pixel through the steps before contrast.
+    #[inline]
+    pub fn before_contrast(&self, mut pixel: [u8; 3]) -> [u8; 3] {
+        for (step, factor) in self.steps {
+            if step == JitterStep::Contrast {
+                break;
+            }
+            pixel = self.step(step, factor, pixel);
+        }
+        pixel
+    }
+}
+
+/// Pillow's luma.
+#[inline]
+pub(crate) fn luma([r, g, b]: [u8; 3]) -> u8 {
+    ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
+}
+
+/// `base + factor * (value - base)`, rounded to single precision twice, then cut (never rounded) and clipped.
+#[inline]
+pub(crate) fn blend(base: u8, value: u8, factor: f32) -> u8 {
+    let change = f32::from(i16::from(value) - i16::from(base));
+    (f32::from(base) + factor * change) as u8 // saturates and cuts
+}
