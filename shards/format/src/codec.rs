@@ -1,0 +1,128 @@
+//! Codecs: tokens as a bit string, RGB payloads through zstd. The one place that knows zstd.
+
+/// zstd level of RGB payloads; part of what makes builds reproducible.
+const ZSTD_LEVEL: i32 = 3;
+/// Largest payload a reader unpacks, in bytes.
+pub(crate) const MAX_PLAIN: u64 = 1 << 30;
+/// Readable bytes that [`unpack_tokens`] wants behind the packed tokens, so that it can load 8 bytes at a time.
+pub(crate) const SLACK: usize = 8;
+
+/// Bits that hold any token below `vocab`; at least 1.
+#[must_use]
+pub fn token_bits(vocab: u32) -> u32 {
+    (u32::BITS - vocab.saturating_sub(1).leading_zeros()).max(1)
+}
+
+/// Bytes of `count` packed tokens.
+#[must_use]
+pub fn packed_len(count: usize, bits: u32) -> usize {
+    (count * bits as usize).div_ceil(8)
+}
+
+/// Appends `tokens` as a bit string, lowest bit first: token i lies in bits i·`bits` to (i+1)·`bits`-1 of the string,
+/// whose bit j is bit j%8 of byte j/8. Bits left over in the last byte are zero.
+pub fn pack_tokens(tokens: &[u16], bits: u32, out: &mut Vec<u8>) {
+    let (mut held, mut count) = (0_u64, 0);
+    for &token in tokens {
+        held |= u64::from(token) << count;
+        count += bits;
+        while count >= 8 {
+            out.push(held as u8);
+            held >>= 8;
+            count -= 8;
+        }
+    }
+    if count > 0 {
+        out.push(held as u8);
+    }
+}
+
+/// Unpacks `out.len()` tokens of `bits` bits; `None` when `packed` is shorter than they and 8 bytes behind them, whose
+/// content does not matter, or when left-over bits of their last byte are set.
+#[must_use]
+pub fn unpack_tokens(packed: &[u8], bits: u32, out: &mut [u16]) -> Option<()> {
+    let len = packed_len(out.len(), bits);
+    if packed.len() < len.checked_add(SLACK)? {
+        return None;
+    }
+    match bits {
+        8 => unpack::<8>(packed, out),
+        9 => unpack::<9>(packed, out),
+        10 => unpack::<10>(packed, out),
+        11 => unpack::<11>(packed, out),
+        12 => unpack::<12>(packed, out),
+        13 => unpack::<13>(packed, out),
+        14 => unpack::<14>(packed, out),
+        1..=16 => unpack_tail(packed, bits, out),
+        _ => return None,
+    }
+    let left_over = len * 8 - out.len() * bits as usize;
+    (left_over == 0 || packed[len - 1] >> (8 - left_over) == 0).then_some(())
+}
+
+/// Eight tokens are `BITS` whole bytes: two loads, eight shifts by constants.
+fn unpack<const BITS: usize>(packed: &[u8], out: &mut [u16]) {
+    let mask = (1_u64 << BITS) - 1;
+    let groups = out.len() / 8;
+    for (group, tokens) in out.chunks_exact_mut(8).enumerate() {
+        let start = group * BITS;
+        let low = load(packed, start);
+        let high = load(packed, start + BITS / 2) >> (4 * BITS % 8);
+        for (i, token) in tokens.iter_mut().enumerate() {
+            let half = if i < 4 { low } else { high };
+            *token = ((half >> (i % 4 * BITS)) & mask) as u16;
+        }
+    }
+    unpack_tail(&packed[groups * BITS..], BITS as u32, &mut out[groups * 8..]);
+}
+
+fn unpack_tail(packed: &[u8], bits: u32, out: &mut [u16]) {
+    let mask = (1_u64 << bits) - 1;
+    for (i, token) in out.iter_mut().enumerate() {
+        let bit = i * bits as usize;
+        *token = ((load(packed, bit / 8) >> (bit % 8)) & mask) as u16;
+    }
+}
+
+fn load(packed: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&packed[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Packs payloads; holds the compressor between records.
+#[derive(Default)]
+pub(crate) struct Packer {
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl Packer {
+    /// The compressed payload, or `None` when that does not save at least a 32nd.
+    pub fn compress(&mut self, plain: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
+        if self.compressor.is_none() {
+            self.compressor = Some(zstd::bulk::Compressor::new(ZSTD_LEVEL)?);
+        }
+        let Some(compressor) = &mut self.compressor else { return Ok(None) };
+        let packed = compressor.compress(plain)?;
+        Ok((packed.len() <= plain.len() - plain.len() / 32 && packed.len() < plain.len()).then_some(packed))
+    }
+}
+
+/// Unpacks payloads; holds the decompressor between reads.
+#[derive(Default)]
+pub(crate) struct Unpacker {
+    decompressor: Option<zstd::bulk::Decompressor<'static>>,
+}
+
+impl Unpacker {
+    /// Fills all of `out`; says why it cannot.
+    pub fn decompress(&mut self, packed: &[u8], out: &mut [u8]) -> Result<(), &'static str> {
+        const BROKEN: &str = "the payload does not unpack to its length";
+        if self.decompressor.is_none() {
+            self.decompressor = Some(zstd::bulk::Decompressor::new().map_err(|_| "no memory for zstd")?);
+        }
+        let decompressor = self.decompressor.as_mut().ok_or(BROKEN)?;
+        let count = decompressor.decompress_to_buffer(packed, out).map_err(|_| BROKEN)?;
+        if count == out.len() { Ok(()) } else { Err(BROKEN) }
+    }
+}

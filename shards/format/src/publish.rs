@@ -1,0 +1,109 @@
+//! Publishing: a private temporary in the same directory, synced, renamed, and the directory synced.
+//!
+//! A temporary is called `.NAME.PID-N.tmp` and locked (flock) by its writer as long as that lives, whatever becomes
+//! of the process; so the next writer into the directory can tell dead temporaries from living ones and removes them.
+
+use crate::error::{ShardError, io_at, write_at};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A file on its way to its final name; removed when dropped before that.
+pub(crate) struct Staged {
+    file: File,
+    temporary: PathBuf,
+    target: PathBuf,
+    published: bool,
+}
+
+impl Staged {
+    /// Creates an empty, locked temporary beside `target`, after removing those of dead writers.
+    pub fn create(target: &Path) -> Result<Self, ShardError> {
+        let dir = parent(target);
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        remove_stale(dir)?;
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let temporary = dir.join(format!(".{name}.{}-{number}.tmp", std::process::id()));
+            let file = match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(write_at(target)(error)),
+            };
+            let staged = Self { file, temporary, target: target.to_owned(), published: false };
+            // Where locks do not work at all we go on without, and nobody removes what they cannot lock.
+            let _ = flock(&staged.file, FlockOperation::LockExclusive);
+            // Between our create and our lock someone may have taken the file for a dead one's.
+            if staged.file.metadata().map_err(write_at(target))?.nlink() > 0 {
+                return Ok(staged);
+            }
+        }
+    }
+
+    /// The final name.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The present name, for libraries that open files themselves.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Appends `bytes`.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), ShardError> {
+        self.file.write_all(bytes).map_err(write_at(&self.target))
+    }
+
+    /// Syncs the file, renames it to its final name, and syncs the directory.
+    pub fn publish(mut self) -> Result<(), ShardError> {
+        self.file.sync_all().map_err(write_at(&self.target))?;
+        fs::rename(&self.temporary, &self.target).map_err(write_at(&self.target))?;
+        self.published = true;
+        sync_dir(parent(&self.target))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a rename in `dir` outlive a power cut.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), ShardError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at("syncing", dir))
+}
+
+/// Removes temporaries whose writer is gone; those still locked are left alone.
+pub(crate) fn remove_stale(dir: &Path) -> Result<(), ShardError> {
+    for entry in fs::read_dir(dir).map_err(write_at(dir))? {
+        let entry = entry.map_err(io_at("listing", dir))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !(name.starts_with('.') && name.ends_with(".tmp")) {
+            continue;
+        }
+        let Ok(file) = OpenOptions::new().read(true).write(true).open(entry.path()) else { continue };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                let _ = fs::remove_file(entry.path());
+            }
+            Err(Errno::WOULDBLOCK) => {}
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Source: the bytes of a published file, mapped or read at offsets.
+#![expect(unsafe_code, reason = "memory maps; the one unsafe module of this room, LMDB's open aside")]
+
+use crate::error::{ShardError, io_at};
+use memmap2::{Advice, Mmap};
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// How shards are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Io {
+    /// Mapped on local file systems, read at offsets on network ones.
+    #[default]
+    Auto,
+    /// Mapped: the fastest, but a file that someone truncates while it is mapped ends the process (SIGBUS).
+    Mmap,
+    /// Read at offsets into the caller's buffer: a truncated file is an error like any other.
+    Pread,
+}
+
+impl fmt::Display for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Mmap => "mmap",
+            Self::Pread => "pread",
+        })
+    }
+}
+
+impl FromStr for Io {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Auto, Self::Mmap, Self::Pread]
+            .into_iter()
+            .find(|io| io.to_string() == text)
+            .ok_or_else(|| format!("{text} is none of auto, mmap, pread"))
+    }
+}
+
+/// File systems whose files live on another machine, by the magic number `statfs` reports (Linux `magic.h` and theirs).
+const REMOTE: [(u32, &str); 14] = [
+    (0x6969, "nfs"),
+    (0x517b, "smb"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+    (0x6573_5546, "fuse"),
+    (0x0bd0_0bd0, "lustre"),
+    (0x00c3_6400, "ceph"),
+    (0x5346_414f, "afs"),
+    (0x6b41_4653, "kafs"),
+    (0x4750_4653, "gpfs"),
+    (0x0102_1997, "9p"),
+    (0x1983_0326, "beegfs"),
+    (0x7461_636f, "ocfs2"),
+    (0x0116_1970, "gfs2"),
+];
+
+/// The name of the network file system that `magic` stands for.
+fn remote(magic: u32) -> Option<&'static str> {
+    REMOTE.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name)
+}
+
+enum Kind {
+    Map(Mmap),
+    File(File),
+}
+
+/// The bytes of one published file; its length is that at the time of opening.
+pub(crate) struct Source {
+    path: PathBuf,
+    len: u64,
+    kind: Kind,
+}
+
+impl Source {
+    pub fn open(path: &Path, io: Io) -> Result<Self, ShardError> {
+        let file = File::open(path).map_err(io_at("opening", path))?;
+        let metadata = file.metadata().map_err(io_at("looking at", path))?;
+        if !metadata.is_file() {
+            return Err(ShardError::NotAShard {
+                path: path.to_owned(),
+                why: "it is not a regular file".into(),
+            });
+        }
+        let len = metadata.len();
+        let map = match io {
+            Io::Mmap => true,
+            Io::Pread => false,
+            Io::Auto => {
+                let stat = rustix::fs::fstatfs(&file)
+                    .map_err(|errno| io_at("asking for the file system of", path)(errno.into()))?;
+                remote(stat.f_type as u32).is_none()
+            }
+        };
+        let kind = if map && len > 0 {
+            // SAFETY: a published shard is never written again: `publish::Staged` fills and syncs a private temporary,
+            // then renames it; replacing or retiring a shard renames over it or unlinks it, never truncates it. Whoever
+            // breaks that from outside gets SIGBUS on truncation, and a checksum error on other changes, as nothing
+            // here relies on the bytes staying the same for its own safety.
+            let map = unsafe { Mmap::map(&file) }.map_err(io_at("mapping", path))?;
+            if map.len() as u64 != len {
+                let why = "its length changed while it was opened".into();
+                return Err(ShardError::NotAShard { path: path.to_owned(), why });
+            }
+            Kind::Map(map)
+        } else {
+            Kind::File(file)
+        };
+        Ok(Self { path: path.to_owned(), len, kind })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// How it is read: never [`Io::Auto`].
+    pub fn io(&self) -> Io {
+        match self.kind {
+            Kind::Map(_) => Io::Mmap,
+            Kind::File(_) => Io::Pread,
+        }
+    }
+
+    /// Bytes `offset..offset + len`: from the map, or read into `buf`, which only ever grows.
+    ///
+    /// A stretch outside the file is refused, whatever the numbers are.
+    pub fn bytes<'a>(&'a self, offset: u64, len: u64, buf: &'a mut Vec<u8>) -> Result<&'a [u8], ShardError> {
+        let outside = || ShardError::Malformed {
+            path: self.path.clone(),
+            part: format!("bytes from {offset}"),
+            why: "they lie outside the file",
+        };
+        let end = offset.checked_add(len).filter(|&end| end <= self.len).ok_or_else(outside)?;
+        let len = usize::try_from(len).map_err(|_| outside())?;
+        match &self.kind {
+            Kind::Map(map) => map.get(offset as usize..end as usize).ok_or_else(outside),
+            Kind::File(file) => {
+                if buf.len() < len {
+                    buf.resize(len, 0);
+                }
+                file.read_exact_at(&mut buf[..len], offset).map_err(io_at("reading", &self.path))?;
+                Ok(&buf[..len])
+            }
+        }
+    }
+
+    /// `N` bytes from `offset`, copied.
+    pub fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ShardError> {
+        let mut array = [0; N];
+        match &self.kind {
+            Kind::Map(_) => array.copy_from_slice(self.bytes(offset, N as u64, &mut Vec::new())?),
+            Kind::File(file) => {
+                file.read_exact_at(&mut array, offset).map_err(io_at("reading", &self.path))?
+            }
+        }
+        Ok(array)
+    }
+
+    /// Asks the kernel to fetch a stretch soon; a hint, so nothing is reported.
+    pub fn will_need(&self, offset: u64, len: u64) {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return;
+        }
+        match &self.kind {
+            Kind::Map(map) => {
+                let _ = map.advise_range(Advice::WillNeed, offset as usize, len as usize);
+            }
+            Kind::File(file) => {
+                let len = std::num::NonZeroU64::new(len);
+                let _ = rustix::fs::fadvise(file, offset, len, rustix::fs::Advice::WillNeed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_read_and_not_mapped() {
+        assert_eq!(remote(0x6969), Some("nfs"));
+        assert_eq!(remote(0xff53_4d42), Some("cifs"));
+        assert_eq!(remote(0xef53), None, "ext4 is local");
+        assert_eq!(remote(0x5846_5342), None, "xfs is local");
+    }
+
+    #[test]
+    fn the_words_for_io_are_read_back() {
+        for io in [Io::Auto, Io::Mmap, Io::Pread] {
+            assert_eq!(io.to_string().parse(), Ok(io));
+        }
+        assert_eq!("nmap".parse::<Io>(), Err("nmap is none of auto, mmap, pread".to_owned()));
+    }
+
+    #[test]
+    fn no_stretch_outside_the_file_is_ever_handed_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7; 100]).unwrap();
+        for io in [Io::Mmap, Io::Pread] {
+            let source = Source::open(file.path(), io).unwrap();
+            assert_eq!(source.io(), io);
+            let mut buf = Vec::new();
+            assert_eq!(source.bytes(90, 10, &mut buf).unwrap(), [7; 10]);
+            for (offset, len) in [(90, 11), (101, 0), (u64::MAX, 1), (1, u64::MAX), (u64::MAX, u64::MAX)] {
+                let error = source.bytes(offset, len, &mut buf).unwrap_err();
+                assert!(error.to_string().contains("outside the file"), "{error}");
+                source.will_need(offset, len);
+            }
+        }
+    }
+}
