@@ -111,7 +111,7 @@ impl Limits {
 ///
 /// As Pillow 13's `convert("RGB")`: EXIF orientation is ignored, alpha is dropped without compositing, grey is spread
 /// over the channels (16-bit grey clipped at 255, as there), inks are converted without a profile, and of an animation
-/// the first picture is taken.
+/// the first picture is taken. Stricter than Pillow in one thing: a PNG that lacks its end chunk is truncated.
 ///
 /// # Errors
 /// see [`DecodeError`]; nothing is allocated before the size in the header has passed `limits`

@@ -212,8 +212,8 @@ impl Turbo {
         };
         let complaint = if code == 0 { None } else { Some(self.complaint()) };
         let written = match (&complaint, buffer.is_null()) {
-            // SAFETY: the library says the buffer holds `size` bytes.
             (None | Some(Complaint::Warning(_)), false) => {
+                // SAFETY: the library says the buffer holds `size` bytes.
                 Some(unsafe { std::slice::from_raw_parts(buffer, size as usize) }.to_vec())
             }
             _ => None,

@@ -8,6 +8,9 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     let mut turbo = Turbo::decoder(limits.max_scans)?;
     let header = turbo.header(bytes).map_err(|complaint| refusal(bytes, complaint))?;
     let Header { width, height, .. } = header;
+    if width == 0 || height == 0 {
+        return Err(refusal(bytes, Complaint::Fatal("no frame with a size".to_owned())));
+    }
     limits.check_size(width, height)?;
     if header.lossless || header.precision != 8 {
         let kind = if header.lossless { "lossless" } else { "DCT" };

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::{Cursor, ErrorKind};
 
-use image::{ColorType, ExtendedColorType, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
 use super::{DecodeError, Limits, RgbImage};
 
@@ -15,17 +15,19 @@ pub(super) fn decode(bytes: &[u8], format: ImageFormat, limits: &Limits) -> Resu
     let decoder = reader.into_decoder().map_err(refusal)?;
     let (width, height) = decoder.dimensions();
     limits.check_size(width, height)?;
-    let (colors, stored) = (decoder.color_type(), decoder.original_color_type());
+    let colors = decoder.color_type();
+    // Bit depth and colour type stand at a fixed place in a PNG; a transparent level would make such grey La16 below.
+    let deep_grey = format == ImageFormat::Png && bytes.get(24..26) == Some(&[16, 0]);
     let size = usize::try_from(decoder.total_bytes()).map_err(|_| DecodeError::TooLarge {
         detail: format!("{width}x{height} pixels do not fit the memory of this machine"),
     })?;
     let mut raw = vec![0; size];
     decoder.read_image(&mut raw).map_err(refusal)?;
-    let pixels = to_rgb(raw, colors, stored)?;
+    let pixels = to_rgb(raw, colors, deep_grey)?;
     Ok(RgbImage { width, height, pixels })
 }
 
-fn to_rgb(raw: Vec<u8>, colors: ColorType, stored: ExtendedColorType) -> Result<Vec<u8>, DecodeError> {
+fn to_rgb(raw: Vec<u8>, colors: ColorType, deep_grey: bool) -> Result<Vec<u8>, DecodeError> {
     let wide = |at: &[u8]| u16::from_ne_bytes([at[0], at[1]]);
     let high = |at: &[u8]| (wide(at) >> 8) as u8;
     // Pillow reads 16-bit grey whole and clips it; 16-bit colour, and grey beside an alpha, it halves to the high byte.
@@ -36,9 +38,7 @@ fn to_rgb(raw: Vec<u8>, colors: ColorType, stored: ExtendedColorType) -> Result<
         ColorType::La8 => raw.chunks_exact(2).flat_map(|at| [at[0]; 3]).collect(),
         ColorType::Rgba8 => raw.chunks_exact(4).flat_map(|at| [at[0], at[1], at[2]]).collect(),
         ColorType::L16 => raw.chunks_exact(2).flat_map(|at| [clipped(at); 3]).collect(),
-        ColorType::La16 if stored == ExtendedColorType::L16 => {
-            raw.chunks_exact(4).flat_map(|at| [clipped(at); 3]).collect()
-        }
+        ColorType::La16 if deep_grey => raw.chunks_exact(4).flat_map(|at| [clipped(at); 3]).collect(),
         ColorType::La16 => raw.chunks_exact(4).flat_map(|at| [high(at); 3]).collect(),
         ColorType::Rgb16 => raw.chunks_exact(2).map(high).collect(),
         ColorType::Rgba16 => {
