@@ -173,8 +173,14 @@ fn bad_files_are_quarantined_with_a_reason_and_odd_ones_are_packed() {
     for (path, reason) in expect {
         assert!(reasons[path].starts_with(reason), "{path}: {}", reasons[path]);
     }
-    let rotated = listing["samples"].as_array().unwrap().iter().find(|s| s["path"] == "rotated.jpg").unwrap();
-    assert!(rotated["width"].as_u64() > rotated["height"].as_u64(), "EXIF rotation is ignored, as the reference does");
+    let set = beit_shards::ShardSet::open(&out, beit_shards::Io::Auto).unwrap();
+    let mut buf = beit_shards::ReadBuf::new();
+    for index in 0..set.len() {
+        let sample = set.read(index, 0, &mut buf).unwrap();
+        if sample.path == "rotated.jpg" {
+            assert!(sample.width > sample.height, "EXIF rotation is ignored, as the reference does");
+        }
+    }
 }
 
 /// The same JPEG with an EXIF block that says "rotated by 90 degrees".

@@ -1,0 +1,382 @@
+//! `beit-shard build`: the packing line.
+//!
+//! ```text
+//! scan ─▶ groups ─▶ prepare × jobs ─▶ tokenize ─▶ pack, in listing order ─▶ shards ─▶ manifest, catalog
+//! ```
+//! Every channel is bounded and a group needs a permit to enter the line, so memory does not grow with the data set.
+//! A killed build leaves whole shards or none: the same command goes on behind the last whole one and the result is
+//! byte-identical to an uninterrupted build.
+
+use crate::pack::Packer;
+use crate::prepare::{self, Group, Outcome, PreparedGroup, Preparer};
+use crate::progress::Progress;
+use crate::source::{Entry, Source};
+use anyhow::{Context, Result, anyhow, ensure};
+use beit_shards::{SetSpec, TokenizerRef};
+use beit_tokenizer::Tokenizer;
+use beit_views::{Interpolation, PatchGrid, ViewSpec};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Pack images into shards together with their dVAE tokens
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    beit-shard build imagenet22k/                                      into imagenet22k.shards/, OpenAI's tokenizer\n  \
+    beit-shard build photos/ --tokenizer embedded --views 4            a trial\n  \
+    beit-shard build cifar10/train --tokenizer my.safetensors --second-input-size 32 \\\n      \
+        --second-interpolation bicubic --crop-scale 0.4,1 --color-jitter 0 --views 8\n\n\
+    Interrupted or killed, the same command goes on where it stopped and ends with the same bytes.")]
+pub struct Args {
+    /// Folders of class folders (or of images: one class)
+    #[arg(required = true, value_name = "SRC")]
+    pub sources: Vec<PathBuf>,
+    /// Where the shards go [default: SRC.shards beside the source]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// embedded, a file or a folder [default: $BEIT_TOKENIZER, ./dall_e_tokenizer_weight/, the user's data directory]
+    #[arg(long, value_name = "embedded|FILE|DIR")]
+    pub tokenizer: Option<String>,
+    /// K: views per image, each with its own crop, flip, jitter and tokens; epoch e trains on view e mod K
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub views: u32,
+    /// Seed of the views
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Threads that decode and render [default: all cores]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+    /// Shards end when they reach this size; K, M and G are understood
+    #[arg(long, default_value = "1G", value_parser = parse_bytes)]
+    pub shard_size: u64,
+    /// Share of images that may be quarantined before the build counts as failed, such as 1% or 0.01
+    #[arg(long, default_value = "1%", value_parser = parse_share)]
+    pub max_bad: f64,
+    /// Side of the token view in pixels
+    #[arg(long, default_value_t = 112, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub second_input_size: u32,
+    /// Resampling of the token view: lanczos, bicubic or bilinear
+    #[arg(long, default_value = "lanczos")]
+    pub second_interpolation: Interpolation,
+    /// Share of the image's area that a crop may have: least,most
+    #[arg(long, default_value = "0.08,1", value_parser = parse_range)]
+    pub crop_scale: (f64, f64),
+    /// Brightness, contrast and saturation are scaled by 1 ± this; 0 = no jitter
+    #[arg(long, default_value_t = 0.4)]
+    pub color_jitter: f64,
+    /// Print a summary object as the last line of stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Packs, then says what was packed.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let source = Source::open(&args.sources)?;
+    let out = match (&args.out, args.sources.as_slice()) {
+        (Some(out), _) => out.clone(),
+        (None, [source]) => beside(source)?,
+        (None, _) => return Err(anyhow!("several sources have no common place beside them; say --out DIR")),
+    };
+    let tokenizer = Tokenizer::find(args.tokenizer.as_deref())?;
+    let view_spec = ViewSpec {
+        token_px: args.second_input_size,
+        token_interpolation: args.second_interpolation,
+        crop_scale: args.crop_scale,
+        color_jitter: args.color_jitter,
+        ..ViewSpec::default()
+    };
+    let spec = set_spec(args, &view_spec, &tokenizer)?;
+    let stop = stop_on_signals()?;
+    let mut packer = Packer::open(&out, spec, source.classes.clone(), args.shard_size)?;
+    if !args.json {
+        eprintln!(
+            "Packing {} into {} with tokenizer {}, {} views of each image.",
+            args.sources.iter().map(|s| s.display().to_string()).collect::<Vec<_>>().join(", "),
+            out.display(),
+            tokenizer.name(),
+            args.views
+        );
+    }
+    let mut progress = Progress::new(args.views, packer.entries_done());
+    let line = Line { args, source: &source, view_spec: &view_spec, tokenizer: &tokenizer, stop: &stop };
+    let ended = line.run(&mut packer, &mut progress);
+    progress.finish();
+    ended?;
+    if stop.load(Ordering::SeqCst) {
+        packer.abandon();
+        eprintln!(
+            "beit-shard: interrupted; {} shards are whole in {}, the same command goes on from there",
+            packer.shards_done(),
+            out.display()
+        );
+        return Ok(ExitCode::from(130));
+    }
+    let summary = packer.finish(args.max_bad, &progress)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        summary.print();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn beside(source: &std::path::Path) -> Result<PathBuf> {
+    let full = source.canonicalize().with_context(|| format!("looking for the source {}", source.display()))?;
+    let name = full.file_name().context("the root folder has no place beside it; say --out DIR")?;
+    Ok(full.with_file_name(format!("{}.shards", name.to_string_lossy())))
+}
+
+fn set_spec(args: &Args, view_spec: &ViewSpec, tokenizer: &Tokenizer) -> Result<SetSpec> {
+    let grid = PatchGrid::tiling(view_spec.token_px, tokenizer.stride()).with_context(|| {
+        format!(
+            "the tokenizer {} makes one token of {stride}x{stride} pixels, and {} is not a multiple of {stride}; \
+             say --second-input-size with one",
+            tokenizer.name(),
+            view_spec.token_px,
+            stride = tokenizer.stride()
+        )
+    })?;
+    view_spec.check()?;
+    Ok(SetSpec {
+        seed: args.seed,
+        views: args.views,
+        view_spec: view_spec.to_string(),
+        tokenizer: TokenizerRef {
+            digest: tokenizer.digest(),
+            name: tokenizer.name().to_owned(),
+            vocab: tokenizer.vocab(),
+        },
+        grid: (grid.rows as u16, grid.cols as u16),
+        payload: "original".to_owned(),
+    })
+}
+
+/// The first Ctrl-C or SIGTERM asks the line to stop between groups; the second ends the process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// Everything the stages of one build share.
+struct Line<'a> {
+    args: &'a Args,
+    source: &'a Source,
+    view_spec: &'a ViewSpec,
+    tokenizer: &'a Tokenizer,
+    stop: &'a AtomicBool,
+}
+
+/// A group with the tokens of all its views, `images × K × grid`.
+struct TokenizedGroup {
+    group: PreparedGroup,
+    tokens: Vec<u16>,
+}
+
+impl Line<'_> {
+    fn run(&self, packer: &mut Packer, progress: &mut Progress) -> Result<()> {
+        let jobs = self.args.jobs.map_or_else(cores, usize::from);
+        let in_flight = 2 * jobs + 2;
+        let (permit, permits) = bounded::<()>(in_flight);
+        let (to_prepare, groups) = bounded(in_flight);
+        let (to_tokenize, prepared) = bounded(in_flight);
+        let (to_pack, tokenized) = bounded(in_flight);
+        let total = AtomicU64::new(u64::MAX);
+        std::thread::scope(|scope| {
+            let total = &total;
+            let resume = packer.resume_point();
+            scope.spawn(move || count(self.source, total, self.stop));
+            let scan = scope.spawn(move || self.scan(resume, &permit, &to_prepare));
+            for _ in 0..jobs {
+                let (groups, to_tokenize) = (groups.clone(), to_tokenize.clone());
+                scope.spawn(move || self.prepare(&groups, &to_tokenize));
+            }
+            drop((groups, to_tokenize));
+            let tokenize = scope.spawn(move || self.tokenize(&prepared, &to_pack));
+            let packed = self.pack(&tokenized, &permits, packer, progress, total);
+            // Hanging up both ends lets every stage above run out, whatever went wrong here.
+            drop((tokenized, permits));
+            let scanned = scan.join().map_err(|_| anyhow!("the scan panicked; this is a bug"))?;
+            let tokens = tokenize.join().map_err(|_| anyhow!("the tokenizer panicked; this is a bug"))?;
+            packed.and(scanned).and(tokens)
+        })
+    }
+
+    /// Lists the source, checks what earlier runs have packed against it, and sends the rest on in groups.
+    fn scan(&self, resume: crate::pack::Resume, permit: &Sender<()>, out: &Sender<Group>) -> Result<()> {
+        let size = prepare::images_per_group(self.args.views) as u64;
+        let mut check = resume.check();
+        let mut entries = Vec::new();
+        for entry in self.source.entries() {
+            let entry: Entry = entry?;
+            check.entry(&entry)?;
+            let (index, group) = (entry.index, entry.index / size);
+            // A group that a finished shard cut in two is prepared whole once more, for the same batches.
+            if group < resume.first_entry() / size {
+                continue;
+            }
+            entries.push(entry);
+            if (index + 1).is_multiple_of(size) && !self.send(&mut entries, group, permit, out) {
+                return Ok(());
+            }
+        }
+        check.end()?;
+        if let Some(last) = entries.last() {
+            let group = last.index / size;
+            self.send(&mut entries, group, permit, out);
+        }
+        Ok(())
+    }
+
+    /// Hands a group on; `false` when nobody listens any more or the user wants to stop.
+    fn send(&self, entries: &mut Vec<Entry>, index: u64, permit: &Sender<()>, out: &Sender<Group>) -> bool {
+        !self.stop.load(Ordering::SeqCst)
+            && permit.send(()).is_ok()
+            && out.send(Group { index, entries: std::mem::take(entries) }).is_ok()
+    }
+
+    fn prepare(&self, groups: &Receiver<Group>, out: &Sender<PreparedGroup>) {
+        let mut preparer = Preparer::new(self.view_spec, self.args.seed, self.args.views);
+        for group in groups {
+            if out.send(preparer.prepare(group)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn tokenize(&self, groups: &Receiver<PreparedGroup>, out: &Sender<TokenizedGroup>) -> Result<()> {
+        let px = self.view_spec.token_px;
+        let view_bytes = (px * px * 3) as usize;
+        for group in groups {
+            if self.stop.load(Ordering::SeqCst) {
+                break; // the full-size dVAE takes seconds per group: don't let a Ctrl-C wait for them
+            }
+            let mut tokens = Vec::new();
+            for views in group.views.chunks(prepare::VIEWS_PER_BATCH * view_bytes) {
+                self.tokenizer.encode(views, views.len() / view_bytes, px, &mut tokens).context("tokenizing")?;
+            }
+            if out.send(TokenizedGroup { group, tokens }).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Restores the listing's order and packs.
+    fn pack(
+        &self,
+        groups: &Receiver<TokenizedGroup>,
+        permits: &Receiver<()>,
+        packer: &mut Packer,
+        progress: &mut Progress,
+        total: &AtomicU64,
+    ) -> Result<()> {
+        let mut early = BTreeMap::new();
+        let mut next = packer.entries_done() / prepare::images_per_group(self.args.views) as u64;
+        for group in groups {
+            early.insert(group.group.index, group);
+            while let Some(TokenizedGroup { group, tokens }) = early.remove(&next) {
+                self.pack_group(group, &tokens, packer, progress)?;
+                next += 1;
+                permits.recv().context("a permit was lost; this is a bug")?;
+            }
+            let total = total.load(Ordering::Relaxed);
+            if total != u64::MAX {
+                progress.known_total(total);
+            }
+        }
+        Ok(())
+    }
+
+    fn pack_group(&self, group: PreparedGroup, tokens: &[u16], packer: &mut Packer, progress: &mut Progress) -> Result<()> {
+        let per_image = tokens.len() / prepare::images_per_group(self.args.views);
+        for ((entry, outcome), tokens) in group.items.into_iter().zip(tokens.chunks_exact(per_image)) {
+            if entry.index < packer.entries_done() {
+                continue;
+            }
+            progress.image(matches!(outcome, Outcome::Bad { .. }));
+            match outcome {
+                Outcome::Sample(sample) => packer.sample(&entry, &sample, tokens)?,
+                Outcome::Bad { reason, detail } => packer.quarantine(&entry, reason, &detail)?,
+            }
+        }
+        progress.tokens_per_view(per_image as u64 / u64::from(self.args.views));
+        Ok(())
+    }
+}
+
+/// Counts the listing for the progress bar's end, beside the build.
+fn count(source: &Source, total: &AtomicU64, stop: &AtomicBool) {
+    let mut images = 0;
+    for entry in source.entries() {
+        if entry.is_err() || stop.load(Ordering::Relaxed) {
+            return; // the scan itself reports the error
+        }
+        images += 1;
+    }
+    total.store(images, Ordering::Relaxed);
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn parse_bytes(text: &str) -> Result<u64> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let scale: u64 = match unit.to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return Err(anyhow!("expected a number of bytes such as 268435456, 256M or 1G")),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).unwrap_or(0);
+    ensure!(bytes > 0, "expected a number of bytes such as 268435456, 256M or 1G");
+    Ok(bytes)
+}
+
+fn parse_share(text: &str) -> Result<f64> {
+    let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 0.01));
+    let share = number.trim().parse::<f64>().map_or(f64::NAN, |n| n * scale);
+    ensure!((0.0..=1.0).contains(&share), "expected a share such as 1% or 0.01");
+    Ok(share)
+}
+
+fn parse_range(text: &str) -> Result<(f64, f64)> {
+    let (least, most) = text.split_once(',').context("expected two numbers such as 0.08,1")?;
+    Ok((least.trim().parse()?, most.trim().parse()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        assert_eq!(parse_bytes("123").unwrap(), 123);
+        assert_eq!(parse_bytes("4K").unwrap(), 4096);
+        assert_eq!(parse_bytes("2MiB").unwrap(), 2 << 20);
+        assert_eq!(parse_bytes("1g").unwrap(), 1 << 30);
+        for wrong in ["", "0", "G", "1T", "-1", "99999999999G"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percent_or_plain() {
+        assert!((parse_share("1%").unwrap() - 0.01).abs() < 1e-12);
+        assert!((parse_share("0.5").unwrap() - 0.5).abs() < 1e-12);
+        for wrong in ["2", "-1%", "101%", "much", "NaN"] {
+            assert!(parse_share(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Pack: samples in listing order become shards; finished shards are the journal of the build.
+//!
+//! A shard remembers which stretch of the listing it was made from and a digest of that stretch. A later run opens the
+//! shards that are there, checks that they are of the same data set and listing, and goes on behind them.
+
+use crate::prepare::Prepared;
+use crate::progress::Progress;
+use crate::source::Entry;
+use anyhow::{Context, Result, bail, ensure};
+use beit_shards::{Covered, Io, MANIFEST_FILE, Record, SampleId, SetSpec, Shard, ShardInfo, ShardWriter, ViewTokens};
+use beit_views::PayloadKind;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// How many bad files a message names.
+const NAMED: usize = 10;
+
+/// Writes the shards of one set.
+pub struct Packer {
+    out: PathBuf,
+    spec: SetSpec,
+    classes: Vec<String>,
+    shard_size: u64,
+    /// Published shards, in order.
+    done: Vec<ShardInfo>,
+    covered: Vec<Covered>,
+    /// `path (reason)` of the first few quarantined entries.
+    named: Vec<String>,
+    samples: u64,
+    quarantined: u64,
+    /// Whether an earlier run has published the manifest.
+    complete: bool,
+    current: Option<Current>,
+}
+
+/// The shard being written.
+struct Current {
+    writer: ShardWriter,
+    first_entry: u64,
+    stretch: blake3::Hasher,
+}
+
+/// What `build --json` prints.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    samples: u64,
+    quarantined: u64,
+    shards: usize,
+    views: u32,
+    tokens: u64,
+    bytes: u64,
+    seconds: f64,
+    images_per_s: f64,
+    tokens_per_s: f64,
+    digest: String,
+    out: String,
+}
+
+impl Packer {
+    /// Looks at what earlier runs have left in `out`; nothing is written yet.
+    ///
+    /// # Errors
+    /// shards of another tokenizer, seed or view specification, or damaged ones
+    pub fn open(out: &Path, spec: SetSpec, classes: Vec<String>, shard_size: u64) -> Result<Self> {
+        let mut packer = Self {
+            out: out.to_owned(),
+            spec,
+            classes,
+            shard_size,
+            done: Vec::new(),
+            covered: Vec::new(),
+            named: Vec::new(),
+            samples: 0,
+            quarantined: 0,
+            complete: out.join(MANIFEST_FILE).exists(),
+            current: None,
+        };
+        loop {
+            let path = out.join(beit_shards::shard_file_name(packer.done.len() as u64));
+            if !path.exists() {
+                return Ok(packer);
+            }
+            let shard = Shard::open(&path, Io::Pread)
+                .with_context(|| format!("going on behind {}; delete it to pack it again", path.display()))?;
+            packer.take_over(&shard)?;
+        }
+    }
+
+    fn take_over(&mut self, shard: &Shard) -> Result<()> {
+        if let Some(difference) = shard.spec().difference(&self.spec) {
+            bail!(
+                "{} holds another set ({difference}); build into a fresh --out, or give the same options",
+                self.out.display()
+            );
+        }
+        let footer = shard.footer();
+        let expected = self.entries_done();
+        ensure!(
+            footer.covered.first_entry == expected && footer.classes as usize == self.classes.len(),
+            "{} was made from another listing of the source (it starts at entry {} with {} classes; expected entry \
+             {expected} and {}); build into a fresh --out",
+            shard.path().display(),
+            footer.covered.first_entry,
+            footer.classes,
+            self.classes.len()
+        );
+        for (path, reason) in &footer.quarantine {
+            self.name(path, reason);
+        }
+        self.samples += footer.samples;
+        self.quarantined += footer.quarantine.len() as u64;
+        self.covered.push(footer.covered);
+        self.done.push(shard.info());
+        Ok(())
+    }
+
+    /// Entries of the listing that are packed or quarantined, from the first one on.
+    pub fn entries_done(&self) -> u64 {
+        self.samples + self.quarantined
+    }
+
+    /// Published shards.
+    pub fn shards_done(&self) -> usize {
+        self.done.len()
+    }
+
+    /// What the scan needs to check the listing against finished shards.
+    pub fn resume_point(&self) -> Resume {
+        Resume { covered: self.covered.clone(), complete: self.complete }
+    }
+
+    /// Packs the next entry of the listing; `tokens` is `[K, grid]`.
+    pub fn sample(&mut self, entry: &Entry, sample: &Prepared, tokens: &[u16]) -> Result<()> {
+        let grid = self.spec.tokens();
+        let views: Vec<ViewTokens<'_>> = sample
+            .greys
+            .iter()
+            .zip(tokens.chunks_exact(grid))
+            .map(|(&grey, tokens)| ViewTokens { grey, tokens })
+            .collect();
+        let record = Record {
+            id: SampleId::of_path(&entry.path),
+            label: entry.label,
+            path: &entry.path,
+            width: sample.width,
+            height: sample.height,
+            payload_kind: match sample.kind {
+                PayloadKind::Jpeg => beit_shards::PAYLOAD_JPEG,
+                PayloadKind::Rgb => beit_shards::PAYLOAD_RGB,
+            },
+            payload: &sample.payload,
+            views: &views,
+        };
+        self.current(entry)?.writer.push(&record)?;
+        self.samples += 1;
+        self.cut_if_full()
+    }
+
+    /// Keeps the next entry of the listing out, with a reason.
+    pub fn quarantine(&mut self, entry: &Entry, reason: &str, detail: &str) -> Result<()> {
+        let reason = format!("{reason}: {detail}");
+        self.current(entry)?.writer.quarantine(&entry.path, &reason);
+        self.name(&entry.path, &reason);
+        self.quarantined += 1;
+        self.cut_if_full()
+    }
+
+    fn name(&mut self, path: &str, reason: &str) {
+        if self.named.len() < NAMED {
+            self.named.push(format!("{path} ({reason})"));
+        }
+    }
+
+    fn current(&mut self, entry: &Entry) -> Result<&mut Current> {
+        if self.current.is_none() {
+            std::fs::create_dir_all(&self.out).with_context(|| format!("making {}", self.out.display()))?;
+            let writer = ShardWriter::create(&self.out, self.done.len() as u64, &self.spec, &self.classes)?;
+            self.current = Some(Current { writer, first_entry: entry.index, stretch: blake3::Hasher::new() });
+        }
+        let current = self.current.as_mut().context("a shard was just started")?;
+        list(&mut current.stretch, entry);
+        Ok(current)
+    }
+
+    fn cut_if_full(&mut self) -> Result<()> {
+        match &self.current {
+            Some(current) if current.writer.bytes() >= self.shard_size => self.cut(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Publishes the shard being written.
+    fn cut(&mut self) -> Result<()> {
+        if let Some(Current { mut writer, first_entry, stretch }) = self.current.take() {
+            writer.cover(first_entry, *stretch.finalize().as_bytes());
+            self.done.push(writer.finish()?);
+        }
+        Ok(())
+    }
+
+    /// Drops the shard being written; its temporary file goes with it.
+    pub fn abandon(&mut self) {
+        self.current = None;
+    }
+
+    /// Publishes the last shard, then the manifest and the catalog, unless too many images are bad.
+    pub fn finish(mut self, max_bad: f64, progress: &Progress) -> Result<Summary> {
+        self.cut()?;
+        let entries = self.entries_done();
+        ensure!(entries > 0, "no images in the source: nothing was packed");
+        let allowed = (max_bad * entries as f64 + 1e-9).floor() as u64;
+        ensure!(
+            self.quarantined <= allowed,
+            "{} of {entries} images cannot be used and --max-bad {}% allows {allowed}: {}{}. All that is packed is kept: the \
+             same command with --max-bad {}% accepts the set; or mend the files and build into a fresh --out",
+            self.quarantined,
+            max_bad * 100.0,
+            self.named.join(", "),
+            if self.quarantined > self.named.len() as u64 { ", …" } else { "" },
+            (self.quarantined as f64 * 100.0 / entries as f64).ceil()
+        );
+        ensure!(self.samples > 0, "not one of {entries} images could be used: {}", self.named.join(", "));
+        let manifest = beit_shards::publish_manifest(&self.out, &self.spec, &self.classes, self.done.len() as u64)?;
+        let tokens = progress.done() * u64::from(self.spec.views) * self.spec.tokens() as u64;
+        Ok(Summary {
+            samples: self.samples,
+            quarantined: self.quarantined,
+            shards: self.done.len(),
+            views: self.spec.views,
+            tokens: self.samples * u64::from(self.spec.views) * self.spec.tokens() as u64,
+            bytes: self.done.iter().map(|shard| shard.bytes).sum(),
+            seconds: progress.seconds(),
+            images_per_s: progress.images_per_s(),
+            tokens_per_s: tokens as f64 / progress.seconds().max(1e-9),
+            digest: manifest.digest().to_string(),
+            out: self.out.display().to_string(),
+        })
+    }
+}
+
+impl Summary {
+    /// For people.
+    pub fn print(&self) {
+        println!(
+            "Packed {} images ({} quarantined), {} views each, into {} shards of {:.1} MB in all: {}",
+            self.samples,
+            self.quarantined,
+            self.views,
+            self.shards,
+            self.bytes as f64 / 1e6,
+            self.out
+        );
+        println!(
+            "{:.1} s, {:.1} images/s, {:.0} tokens/s. Next: beit-shard verify {out}, or beit-daemon start --shards {out}",
+            self.seconds,
+            self.images_per_s,
+            self.tokens_per_s,
+            out = self.out
+        );
+    }
+}
+
+/// What earlier runs have packed.
+pub struct Resume {
+    covered: Vec<Covered>,
+    complete: bool,
+}
+
+impl Resume {
+    /// The first entry that no finished shard covers.
+    pub fn first_entry(&self) -> u64 {
+        self.covered.last().map_or(0, |last| last.first_entry + last.entries)
+    }
+
+    /// Compares the listing with what finished shards were made from.
+    pub fn check(&self) -> ListingCheck<'_> {
+        ListingCheck { resume: self, shard: 0, stretch: blake3::Hasher::new() }
+    }
+}
+
+/// The listing, checked against finished shards as it is scanned.
+pub struct ListingCheck<'a> {
+    resume: &'a Resume,
+    shard: usize,
+    stretch: blake3::Hasher,
+}
+
+impl ListingCheck<'_> {
+    /// The next entry of the listing.
+    pub fn entry(&mut self, entry: &Entry) -> Result<()> {
+        let Some(covered) = self.resume.covered.get(self.shard) else {
+            ensure!(
+                !self.resume.complete,
+                "the source has grown since this set was finished ({} is new); build into a fresh --out",
+                entry.path
+            );
+            return Ok(());
+        };
+        list(&mut self.stretch, entry);
+        if entry.index + 1 == covered.first_entry + covered.entries {
+            let digest = *std::mem::take(&mut self.stretch).finalize().as_bytes();
+            ensure!(
+                digest == covered.digest.0,
+                "files were added, removed or renamed in the source since shard {} was packed (before {}); build into a \
+                 fresh --out",
+                self.shard,
+                entry.path
+            );
+            self.shard += 1;
+        }
+        Ok(())
+    }
+
+    /// The listing's end.
+    pub fn end(&self) -> Result<()> {
+        ensure!(
+            self.shard == self.resume.covered.len(),
+            "the source has fewer images than the shards made from it; build into a fresh --out"
+        );
+        Ok(())
+    }
+}
+
+/// One entry of a listing stretch, as digested.
+fn list(stretch: &mut blake3::Hasher, entry: &Entry) {
+    stretch.update(entry.path.as_bytes());
+    stretch.update(&[0]);
+    stretch.update(&entry.label.to_le_bytes());
+}

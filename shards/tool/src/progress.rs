@@ -1,0 +1,91 @@
+//! What a long build says while it works: a bar with rate and ETA on a terminal, a line now and then elsewhere.
+
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// How often a build without a terminal says where it is.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// Progress of a build, counted in images.
+pub struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    last_line: Instant,
+    views: u64,
+    /// Images packed or quarantined by this process.
+    done: u64,
+    quarantined: u64,
+    on_terminal: bool,
+}
+
+impl Progress {
+    /// `views` is K, `already` the images of finished shards.
+    pub fn new(views: u32, already: u64) -> Self {
+        let on_terminal = std::io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(
+            None,
+            if on_terminal { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() },
+        );
+        let style = ProgressStyle::with_template(
+            "{bar:30} {human_pos}/{human_len} images  {per_sec}  {msg}ETA {eta}",
+        );
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_position(already);
+        bar.reset_eta();
+        let now = Instant::now();
+        Self { bar, started: now, last_line: now, views: u64::from(views), done: 0, quarantined: 0, on_terminal }
+    }
+
+    /// The scan has come this far (or to its end).
+    pub fn known_total(&self, images: u64) {
+        self.bar.set_length(images);
+    }
+
+    /// One image was packed, with this many tokens per view, or kept out.
+    pub fn image(&mut self, quarantined: bool) {
+        self.done += 1;
+        self.quarantined += u64::from(quarantined);
+        self.bar.inc(1);
+        if !self.on_terminal && self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            tracing::info!(
+                images = self.bar.position(),
+                of = self.bar.length(),
+                quarantined = self.quarantined,
+                images_per_s = format_args!("{:.1}", self.images_per_s()),
+                "Packing."
+            );
+        }
+    }
+
+    /// Refreshes the words beside the bar.
+    pub fn tokens_per_view(&self, tokens: u64) {
+        let rate = self.images_per_s() * (self.views * tokens) as f64;
+        let bad = match self.quarantined {
+            0 => String::new(),
+            n => format!("{n} quarantined  "),
+        };
+        self.bar.set_message(format!("{} tokens/s  {bad}", HumanCount(rate as u64)));
+    }
+
+    /// Images per second of this process so far.
+    pub fn images_per_s(&self) -> f64 {
+        self.done as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Images this process has dealt with.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Seconds since the start.
+    pub fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,72 @@
+//! Finding a set and a sample in it, for the commands that read shards.
+
+use anyhow::{Context, Result, anyhow, bail};
+use beit_shards::{Catalog, Io, SampleId, SampleRef, ShardSet};
+use beit_views::{Payload, PayloadKind};
+use std::path::{Path, PathBuf};
+
+/// The directory that was named, or the only `*.shards` directory here.
+pub fn directory(named: Option<&Path>) -> Result<PathBuf> {
+    if let Some(dir) = named {
+        return Ok(dir.to_owned());
+    }
+    let mut found = Vec::new();
+    for item in Path::new(".").read_dir().context("looking for *.shards directories here")? {
+        let path = item.context("looking for *.shards directories here")?.path();
+        if path.is_dir() && path.extension().is_some_and(|ending| ending == "shards") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => bail!("no *.shards directory here; name one"),
+        several => {
+            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            bail!("several *.shards directories here ({}); name one", names.join(", "))
+        }
+    }
+}
+
+/// Opens the set for reading.
+pub fn open(dir: &Path) -> Result<ShardSet> {
+    Ok(ShardSet::open(dir, Io::Auto)?)
+}
+
+/// The position of a sample that is named by id, by path or by position.
+pub fn find(dir: &Path, set: &ShardSet, name: &str) -> Result<u64> {
+    let catalog = Catalog::open(dir)?;
+    let by_id = match name.parse::<SampleId>() {
+        Ok(id) => catalog.find(id)?,
+        Err(_) => None,
+    };
+    let entry = match by_id {
+        Some(entry) => Some(entry),
+        None => catalog.find_path(name)?,
+    };
+    if let Some(entry) = entry {
+        let before: u64 = set.shards().iter().take(entry.shard as usize).map(beit_shards::Shard::len).sum();
+        return Ok(before + entry.index);
+    }
+    if let Some(reason) = catalog.quarantine_reason(name)? {
+        bail!("{name} was quarantined: {reason}");
+    }
+    let position = name.parse::<u64>().ok().filter(|&position| position < set.len());
+    position.ok_or_else(|| {
+        anyhow!(
+            "{} has no sample {name:?}: give an id or a path that `beit-shard ls` prints, or a position below {}",
+            dir.display(),
+            set.len()
+        )
+    })
+}
+
+/// A sample's payload as the renderer takes it.
+pub fn payload<'a>(sample: &SampleRef<'a>) -> Result<Payload<'a>> {
+    let kind = match sample.payload_kind {
+        beit_shards::PAYLOAD_JPEG => PayloadKind::Jpeg,
+        beit_shards::PAYLOAD_RGB => PayloadKind::Rgb,
+        other => bail!("{} has a payload of unknown kind {other}; it was packed by a newer version", sample.path),
+    };
+    Ok(Payload { kind, width: sample.width, height: sample.height, bytes: sample.payload })
+}
