@@ -126,3 +126,77 @@ impl Unpacker {
         if count == out.len() { Ok(()) } else { Err(BROKEN) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn packed(tokens: &[u16], bits: u32) -> Vec<u8> {
+        let mut out = Vec::new();
+        pack_tokens(tokens, bits, &mut out);
+        out
+    }
+
+    /// Unpacks with slack that is not zero.
+    fn unpacked(mut packed: Vec<u8>, bits: u32, count: usize) -> Option<Vec<u16>> {
+        packed.extend([0xff; SLACK]);
+        let mut tokens = vec![0; count];
+        unpack_tokens(&packed, bits, &mut tokens).map(|()| tokens)
+    }
+
+    proptest! {
+        #[test]
+        fn unpack_undoes_pack(bits in 1..=16_u32, raw in proptest::collection::vec(any::<u16>(), 0..450)) {
+            let tokens: Vec<u16> = raw.iter().map(|token| token >> (16 - bits)).collect();
+            let bytes = packed(&tokens, bits);
+            prop_assert_eq!(bytes.len(), packed_len(tokens.len(), bits));
+            prop_assert_eq!(unpacked(bytes, bits, tokens.len()), Some(tokens));
+        }
+
+        #[test]
+        fn pack_undoes_unpack(bits in 0..20_u32, count in 0..50_usize, bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            if let Some(tokens) = unpacked(bytes.clone(), bits, count) {
+                prop_assert_eq!(packed(&tokens, bits), &bytes[..packed_len(count, bits)]);
+            }
+        }
+
+        #[test]
+        fn decompress_undoes_compress(runs in proptest::collection::vec((any::<u8>(), 1..200_usize), 0..20)) {
+            let plain: Vec<u8> = runs.iter().flat_map(|&(byte, count)| std::iter::repeat_n(byte, count)).collect();
+            if let Some(packed) = Packer::default().compress(&plain).unwrap() {
+                prop_assert!(packed.len() < plain.len());
+                let mut unpacker = Unpacker::default();
+                let mut out = vec![0; plain.len()];
+                prop_assert_eq!(unpacker.decompress(&packed, &mut out), Ok(()));
+                prop_assert_eq!(&out, &plain);
+                prop_assert!(unpacker.decompress(&packed, &mut out[1..]).is_err());
+                out.push(0);
+                prop_assert!(unpacker.decompress(&packed, &mut out).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn the_bits_of_a_vocabulary_hold_its_largest_token() {
+        for (vocab, bits) in [(0, 1), (1, 1), (2, 1), (3, 2), (512, 9), (513, 10), (8192, 13), (65_536, 16)] {
+            assert_eq!(token_bits(vocab), bits, "{vocab}");
+        }
+    }
+
+    #[test]
+    fn the_bit_string_is_the_one_of_the_format_page() {
+        assert_eq!(packed(&[0b1, 0b101, 0b111], 3), [0b1110_1001, 0b1]);
+        assert_eq!(packed(&[0x1fff, 0, 1], 13), [0xff, 0x1f, 0, 0x04, 0]);
+    }
+
+    #[test]
+    fn bytes_that_cannot_be_tokens_are_refused() {
+        let mut tokens = [0; 3];
+        assert_eq!(unpack_tokens(&[0; 12], 13, &mut tokens), None, "too short");
+        assert_eq!(unpack_tokens(&[0; 13], 13, &mut tokens), Some(()));
+        assert_eq!(unpack_tokens(&[0xff; 13], 13, &mut tokens), None, "left-over bits are set");
+        assert_eq!(unpack_tokens(&[0; 100], 0, &mut tokens), None);
+        assert_eq!(unpack_tokens(&[0; 100], 17, &mut tokens), None);
+    }
+}

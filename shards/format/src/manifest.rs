@@ -196,11 +196,9 @@ impl Manifest {
     /// the trouble, in words
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-        if let Some(version) = text.lines().next().and_then(|line| line.strip_prefix("beit-shards manifest "))
-        {
-            if version != "1" {
-                return Err(format!("it has format version {version}, this program reads version 1"));
-            }
+        let version = text.lines().next().and_then(|line| line.strip_prefix("beit-shards manifest "));
+        if let Some(version) = version.filter(|version| *version != "1") {
+            return Err(format!("it has format version {version}, this program reads version 1"));
         }
         let mut lines = Lines { lines: text.lines(), number: 0 };
         if lines.next()? != TITLE {

@@ -118,6 +118,14 @@ impl ShardSet {
         }
     }
 
+    /// Index over all shards of record `record` of shard number `shard` in the manifest, as a
+    /// [`CatalogEntry`](crate::CatalogEntry) names them; `None` when there is no such record.
+    #[must_use]
+    pub fn index_of(&self, shard: u32, record: u64) -> Option<u64> {
+        let start = self.starts.get(shard as usize)?;
+        (record < self.shards.get(shard as usize)?.len()).then_some(start + record)
+    }
+
     /// Reads sample `index` (over all shards) with its view `view`; everything returned was verified by this call.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! One shard of every format ever written still reads, and today's writer still writes the same bytes.
 
-use crate::common::{check_read, classes, spec, write_shard};
+use crate::common::{check_read, classes, sample, spec, write_shard};
 use beit_shards::{Io, PAYLOAD_RGB, ReadBuf, Shard, ShardSet, publish_manifest, shard_file_name};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ fn the_first_format_still_reads() {
     }
     let shard = &set.shards()[0];
     assert!(shard.verify_all(&mut |_| {}).is_sound());
+    let plain: usize = (0..SAMPLES).map(|number| sample(number, &spec(VIEWS)).payload.len()).sum();
+    assert!(shard.footer().payload_bytes < plain as u64, "an RGB payload is compressed");
     assert_eq!(shard.footer().quarantine, [("cat/bad 0.jpg".to_owned(), "truncated".to_owned())]);
 }
 

@@ -1,5 +1,6 @@
 //! The room from the outside: what is packed is read back, and whatever is not as it was written is found out.
 
+mod allocations;
 mod common;
 mod faults;
 mod flips;

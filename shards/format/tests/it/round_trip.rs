@@ -106,13 +106,16 @@ fn the_catalog_finds_samples_by_id_and_path_and_tells_why_others_are_missing() {
     }
     publish_manifest(dir.path(), &spec, &classes(), 2).unwrap();
     let catalog = Catalog::open(dir.path()).unwrap();
+    let set = ShardSet::open(dir.path(), Io::Auto).unwrap();
     for number in 0..12 {
         let sample = sample(number, &spec);
         let entry = catalog.find(sample.id).unwrap().unwrap();
         assert_eq!((entry.shard, entry.index), ((number / 6) as u32, number % 6));
+        assert_eq!(set.index_of(entry.shard, entry.index), Some(number));
         assert_eq!((entry.id, entry.label, &entry.path), (sample.id, sample.label, &sample.path));
         assert_eq!(catalog.find_path(&sample.path).unwrap(), Some(entry));
     }
+    assert_eq!((set.index_of(1, 6), set.index_of(2, 0)), (None, None));
     assert_eq!(catalog.find(SampleId(1)).unwrap(), None);
     assert_eq!(catalog.find_path("cat/bad 1.jpg").unwrap(), None);
     assert_eq!(catalog.quarantine_reason("cat/bad 1.jpg").unwrap().as_deref(), Some("truncated"));
