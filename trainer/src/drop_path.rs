@@ -91,3 +91,6 @@ impl Gates {
             .map_err(tensor("reading drop path"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,3 +83,6 @@ fn uniform(seed: u64, name: &str, count: usize) -> Vec<f32> {
     }
     values
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,3 +69,6 @@ pub fn labels(tokens: &[u16], flags: &[u8], device: Device) -> Result<Tensor, Mo
         .and_then(|labels| labels.f_to_device(device))
         .map_err(tensor("taking over visual tokens"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,10 +60,23 @@ impl Model {
     /// # Errors
     /// [`ModelError::Config`] when the sizes do not go together; libtorch out of memory
     pub fn new(config: &ModelConfig, seed: u64, device: Device) -> Result<Model, ModelError> {
+        Model::build(config, Builder::new(Some(seed), device))
+    }
+
+    /// Names and shapes of the parameters that a model of these sizes has, without making them.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when the sizes do not go together
+    pub fn outline(config: &ModelConfig) -> Result<Vec<(String, Vec<i64>)>, ModelError> {
+        let model = Model::build(config, Builder::new(None, Device::Cpu))?;
+        Ok(model.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect())
+    }
+
+    fn build(config: &ModelConfig, mut build: Builder) -> Result<Model, ModelError> {
         config.check()?;
+        let device = build.device();
         let width = config.width.into();
         let positions = i64::from(config.patches()) + 1;
-        let mut build = Builder::new(seed, device);
         let cls_token = build.parameter("cls_token", &[1, 1, width], Fill::PRETRAIN)?;
         let mask_token = build.parameter("mask_token", &[1, 1, width], Fill::PRETRAIN)?;
         let pos_embed = match config.abs_pos_emb {
@@ -214,3 +227,6 @@ impl Model {
         Ok(x)
     }
 }
+
+#[cfg(test)]
+mod tests;

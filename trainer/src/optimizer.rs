@@ -240,3 +240,6 @@ impl Group {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

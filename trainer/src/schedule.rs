@@ -105,3 +105,6 @@ impl Schedule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,8 @@ use crate::init::Fill;
 /// Collects parameters and buffers in the order in which a model asks for them, which is the state dict's.
 #[derive(Debug)]
 pub(super) struct Builder {
-    seed: u64,
+    /// None: names and shapes only, in no memory.
+    seed: Option<u64>,
     device: Device,
     parameters: Vec<(String, Tensor)>,
     buffers: Vec<(String, Tensor)>,
@@ -21,7 +22,7 @@ pub(super) struct Builder {
 type Built = (Vec<(String, Tensor)>, Vec<(String, Tensor)>, Vec<String>);
 
 impl Builder {
-    pub(super) fn new(seed: u64, device: Device) -> Builder {
+    pub(super) fn new(seed: Option<u64>, device: Device) -> Builder {
         Builder { seed, device, parameters: Vec::new(), buffers: Vec::new(), order: Vec::new() }
     }
 
@@ -31,11 +32,17 @@ impl Builder {
 
     /// A trained tensor.
     pub(super) fn parameter(&mut self, name: &str, shape: &[i64], fill: Fill) -> Result<Tensor, ModelError> {
-        let parameter = fill
-            .tensor(self.seed, name, shape)?
-            .f_to_device(self.device)
-            .and_then(|values| values.f_set_requires_grad(true))
-            .map_err(tensor("making a parameter"))?;
+        let parameter = match self.seed {
+            Some(seed) => fill
+                .tensor(seed, name, shape)?
+                .f_to_device(self.device)
+                .and_then(|values| values.f_set_requires_grad(true)),
+            // One number, repeated by strides of 0.
+            None => {
+                Tensor::f_zeros([1], (Kind::Float, self.device)).and_then(|one| one.f_expand(shape, false))
+            }
+        }
+        .map_err(tensor("making a parameter"))?;
         self.parameters.push((name.to_owned(), parameter.shallow_clone()));
         self.order.push(name.to_owned());
         Ok(parameter)

@@ -1,0 +1,76 @@
+use std::thread;
+
+use tch::{Device, Kind};
+
+use super::Fill;
+use crate::golden::{beit_tiny, read};
+use crate::model::{Model, ModelConfig};
+
+#[test]
+fn pre_training_weights_are_cut_at_one_standard_deviation() {
+    let values = Fill::PRETRAIN.tensor(1, "lm_head.weight", &[1000, 500]).unwrap();
+    let of = |tensor: tch::Tensor| tensor.double_value(&[]);
+    assert_eq!(values.size(), [1000, 500]);
+    let (mean, sd) = (of(values.mean(Kind::Double)), of(values.to_kind(Kind::Double).std(false)));
+    assert!(mean.abs() < 6e-5, "{mean:e}"); // four standard errors
+    assert!((sd / (0.5396 * 0.02) - 1.0).abs() < 0.005, "{sd}");
+    assert!(of(values.abs().max()) <= 0.02 + 1e-9);
+    assert!(of(values.abs().max()) > 0.0199, "the cut is reached, not avoided");
+}
+
+#[test]
+fn a_far_cut_leaves_an_ordinary_normal() {
+    let fill = Fill::TruncatedNormal { std: 0.02, cut: 100.0, divisor: 1.0 };
+    let values = fill.tensor(1, "head.weight", &[500_000]).unwrap();
+    let sd = values.to_kind(Kind::Double).std(false).double_value(&[]);
+    assert!((sd / 0.02 - 1.0).abs() < 0.005, "{sd}");
+    assert!(bool::try_from(values.isfinite().all()).unwrap());
+}
+
+#[test]
+fn the_last_matrix_of_a_branch_shrinks_with_depth() {
+    let plain = Fill::PRETRAIN.tensor(1, "w", &[64]).unwrap();
+    let deep = Fill::PRETRAIN.at_depth(7).tensor(1, "w", &[64]).unwrap();
+    assert_eq!(read(&(plain / 4.0)), read(&deep)); // √(2·8) = 4
+}
+
+#[test]
+fn a_parameter_depends_on_seed_and_name_and_on_nothing_else() {
+    let draw = |seed, name: &str| read(&Fill::PRETRAIN.tensor(seed, name, &[100]).unwrap());
+    assert_ne!(draw(1, "a"), draw(2, "a"));
+    assert_ne!(draw(1, "a"), draw(1, "b"));
+    let weights = |config: &ModelConfig| {
+        let model = Model::new(config, 8, Device::Cpu).unwrap();
+        model.parameters().iter().map(|(name, tensor)| (name.clone(), read(tensor))).collect::<Vec<_>>()
+    };
+    let one = thread::spawn(move || weights(&beit_tiny()));
+    let other = thread::spawn(move || weights(&beit_tiny()));
+    let (one, other) = (one.join().unwrap(), other.join().unwrap());
+    assert_eq!(one, other);
+    let shallow = weights(&ModelConfig { depth: 1, ..beit_tiny() });
+    assert!(shallow.iter().all(|parameter| one.contains(parameter)));
+}
+
+#[test]
+fn every_parameter_starts_as_the_reference_starts_it() {
+    let config = ModelConfig { abs_pos_emb: true, ..beit_tiny() };
+    let model = Model::new(&config, 0, Device::Cpu).unwrap();
+    for (name, tensor) in model.parameters() {
+        let values = read(tensor);
+        let all = |expect: f32| values.iter().all(|value| *value == expect);
+        let spread = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        if name.contains("gamma") {
+            assert!(all(0.1), "{name}");
+        } else if name.ends_with("bias") || name.ends_with("bias_table") {
+            assert!(all(0.0), "{name}");
+        } else if name.contains("norm") {
+            assert!(all(1.0), "{name}");
+        } else if name.contains("attn.proj") || name.contains("fc2") {
+            let layer: f32 = name.split('.').nth(1).unwrap().parse().unwrap();
+            let most = 0.02 / (2.0 * (layer + 1.0)).sqrt();
+            assert!((0.95 * most..=most * 1.0001).contains(&spread), "{name}: {spread}");
+        } else {
+            assert!((0.018..=0.02001).contains(&spread), "{name}: {spread}");
+        }
+    }
+}
