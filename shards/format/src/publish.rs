@@ -3,9 +3,10 @@
 //! A temporary is called `.NAME.PID-N.tmp` and locked (flock) by its writer as long as that lives, whatever becomes
 //! of the process; so the next writer into the directory can tell dead temporaries from living ones and removes them.
 
+use crate::catalog::CATALOG_FILE;
 use crate::error::{ShardError, io_at, write_at};
+use crate::manifest::MANIFEST_FILE;
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -93,17 +94,51 @@ pub(crate) fn remove_stale(dir: &Path) -> Result<(), ShardError> {
         let entry = entry.map_err(io_at("listing", dir))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if !(name.starts_with('.') && name.ends_with(".tmp")) {
+        if !is_temporary(&name) {
             continue;
         }
         let Ok(file) = OpenOptions::new().read(true).write(true).open(entry.path()) else { continue };
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                let _ = fs::remove_file(entry.path());
-            }
-            Err(Errno::WOULDBLOCK) => {}
-            Err(_) => {}
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_file(entry.path());
         }
     }
     Ok(())
+}
+
+/// Whether `name` is `.NAME.PID-N.tmp`, where NAME is one of the files this room publishes.
+fn is_temporary(name: &str) -> bool {
+    let parts = name
+        .strip_prefix('.')
+        .and_then(|name| name.strip_suffix(".tmp"))
+        .and_then(|name| name.rsplit_once('.'));
+    let Some((target, (pid, number))) =
+        parts.and_then(|(target, writer)| Some((target, writer.split_once('-')?)))
+    else {
+        return false;
+    };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let ours = [MANIFEST_FILE, CATALOG_FILE].contains(&target) || target.ends_with(".shard");
+    ours && digits(pid) && digits(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_temporary;
+
+    #[test]
+    fn only_our_own_temporaries_are_taken_for_litter() {
+        for name in [".shard-000007.shard.1-0.tmp", ".manifest.txt.99-12.tmp", ".catalog.lmdb.3-4.tmp"] {
+            assert!(is_temporary(name), "{name}");
+        }
+        for name in [
+            ".notes.tmp",
+            ".notes.1-0.tmp",
+            "shard-000007.shard",
+            ".a.shard.1-.tmp",
+            ".a.shard.x-1.tmp",
+            ".tmp",
+        ] {
+            assert!(!is_temporary(name), "{name}");
+        }
+    }
 }

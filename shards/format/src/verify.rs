@@ -57,7 +57,9 @@ impl Verification {
 }
 
 impl ShardSet {
-    /// Checks every byte of all shards, the catalog, and nothing else; `each` hears after every record.
+    /// Checks every byte of all shards and of the catalog; `each` hears after every record.
+    ///
+    /// The catalog must not be open elsewhere in this process ([`Catalog::open`]).
     pub fn verify_all(&self, each: &mut dyn FnMut(Progress)) -> Verification {
         let mut total = Verification::default();
         for shard in self.shards() {

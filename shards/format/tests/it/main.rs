@@ -1,4 +1,5 @@
 //! The room from the outside: what is packed is read back, and whatever is not as it was written is found out.
+#![expect(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 mod allocations;
 mod common;

@@ -154,3 +154,33 @@ fn the_same_input_gives_the_same_bytes_in_every_file() {
     }
     assert_eq!(Manifest::read(one.path()).unwrap(), Manifest::read(two.path()).unwrap());
 }
+
+#[test]
+fn many_threads_read_one_set_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = spec(2);
+    for number in 0..3 {
+        write_shard(dir.path(), number, 50, &spec);
+    }
+    publish_manifest(dir.path(), &spec, &classes(), 3).unwrap();
+    for io in [Io::Mmap, Io::Pread] {
+        let set = ShardSet::open(dir.path(), io).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (set, spec) = (&set, &spec);
+                scope.spawn(move || {
+                    let mut buf = ReadBuf::new();
+                    for step in 0..300 {
+                        let index = (step * 7 + thread * 41) % set.len();
+                        check_read(
+                            &set.read(index, (step % 2) as u32, &mut buf).unwrap(),
+                            index,
+                            (step % 2) as u32,
+                            spec,
+                        );
+                    }
+                });
+            }
+        });
+    }
+}
