@@ -1,0 +1,105 @@
+//! What the loader counts while it runs; plain atomics that anybody may read at any time.
+
+use crate::corrupt::CorruptStats;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of one loader. Workers add to them every few samples, ranks at every batch.
+#[derive(Debug)]
+pub struct LoaderStats {
+    /// Views finished.
+    pub images: AtomicU64,
+    /// Bytes of the payloads they were decoded from.
+    pub bytes: AtomicU64,
+    /// Time in reading and verifying records, and in asking the kernel for those ahead.
+    pub read_ns: AtomicU64,
+    /// Time in decoding: cutting out the crop, entropy decoding, inverse DCT, colour.
+    pub decode_ns: AtomicU64,
+    /// Time in colour jitter and flip, and whatever is fused with them.
+    pub jitter_ns: AtomicU64,
+    /// Time in resizing.
+    pub resize_ns: AtomicU64,
+    /// Time in drawing views and masks.
+    pub mask_ns: AtomicU64,
+    /// Time in the ring: claiming samples and finishing them.
+    pub handoff_ns: AtomicU64,
+    /// Time workers slept because every slot was full.
+    pub idle_ns: AtomicU64,
+    /// Processor time of the workers, over everything they do.
+    pub cpu_ns: AtomicU64,
+    /// The local ranks, in their order.
+    pub ranks: Box<[RankStats]>,
+    /// Records that could not be read.
+    pub corrupt: CorruptStats,
+}
+
+/// Counters of one local rank.
+#[derive(Debug, Default)]
+pub struct RankStats {
+    /// Time the rank has waited for batches.
+    pub wait_ns: AtomicU64,
+    /// Batches that were completed.
+    pub published: AtomicU64,
+    /// Batches that the rank has given back.
+    pub consumed: AtomicU64,
+}
+
+impl RankStats {
+    /// Batches that lie complete, the one in the rank's hands included.
+    pub fn depth(&self) -> u64 {
+        let consumed = self.consumed.load(Ordering::Relaxed);
+        self.published.load(Ordering::Relaxed).saturating_sub(consumed)
+    }
+}
+
+impl LoaderStats {
+    pub(crate) fn new(ranks: usize) -> LoaderStats {
+        LoaderStats {
+            images: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            read_ns: AtomicU64::new(0),
+            decode_ns: AtomicU64::new(0),
+            jitter_ns: AtomicU64::new(0),
+            resize_ns: AtomicU64::new(0),
+            mask_ns: AtomicU64::new(0),
+            handoff_ns: AtomicU64::new(0),
+            idle_ns: AtomicU64::new(0),
+            cpu_ns: AtomicU64::new(0),
+            ranks: (0..ranks).map(|_| RankStats::default()).collect(),
+            corrupt: CorruptStats::default(),
+        }
+    }
+}
+
+/// What one worker has counted and not yet added to the common counters.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub images: u64,
+    pub bytes: u64,
+    pub read_ns: u64,
+    pub decode_ns: u64,
+    pub jitter_ns: u64,
+    pub resize_ns: u64,
+    pub mask_ns: u64,
+    pub handoff_ns: u64,
+    pub idle_ns: u64,
+    pub cpu_ns: u64,
+}
+
+impl Tally {
+    pub fn flush(&mut self, stats: &LoaderStats) {
+        for (from, to) in [
+            (&mut self.images, &stats.images),
+            (&mut self.bytes, &stats.bytes),
+            (&mut self.read_ns, &stats.read_ns),
+            (&mut self.decode_ns, &stats.decode_ns),
+            (&mut self.jitter_ns, &stats.jitter_ns),
+            (&mut self.resize_ns, &stats.resize_ns),
+            (&mut self.mask_ns, &stats.mask_ns),
+            (&mut self.handoff_ns, &stats.handoff_ns),
+            (&mut self.idle_ns, &stats.idle_ns),
+            (&mut self.cpu_ns, &stats.cpu_ns),
+        ] {
+            to.fetch_add(std::mem::take(from), Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! A worker: claims a sample, reads, renders and masks it, and says so.
+
+use crate::corrupt::Added;
+use crate::error::LoaderError;
+use crate::loader::Shared;
+use crate::order::{EpochOrder, Placed};
+use crate::ring::{Claim, Claimed};
+use crate::slot::SampleMut;
+use crate::stats::Tally;
+use beit_shards::{PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf};
+use beit_views::{Payload, PayloadKind, Purpose, Renderer, SeedKey, StageTimes, View, draw_mask};
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Samples after which a worker adds its counts to the common ones.
+const FLUSH: u64 = 16;
+
+/// One thread's buffers and counts; nothing in it grows once it has met the largest record and crop.
+pub(crate) struct Worker<'a> {
+    shared: &'a Shared,
+    buf: ReadBuf,
+    renderer: Renderer,
+    epoch: EpochOrder,
+    tally: Tally,
+    cpu_ns: u64,
+}
+
+/// Why a sample cannot be shown.
+struct Damage {
+    reason: &'static str,
+    message: String,
+}
+
+impl<'a> Worker<'a> {
+    pub fn new(shared: &'a Shared) -> Worker<'a> {
+        Worker {
+            shared,
+            buf: ReadBuf::new(),
+            renderer: Renderer::new(),
+            epoch: shared.order.epoch(0),
+            tally: Tally::default(),
+            cpu_ns: cpu_ns(),
+        }
+    }
+
+    /// Works until the run is over.
+    ///
+    /// # Errors
+    /// when too many records are corrupt
+    pub fn run(&mut self) -> Result<(), LoaderError> {
+        let done = self.work();
+        self.flush();
+        done
+    }
+
+    fn work(&mut self) -> Result<(), LoaderError> {
+        loop {
+            let asked = Instant::now();
+            let mut claim = match self.shared.slots.claim() {
+                Claimed::Sample(claim) => claim,
+                Claimed::Full => {
+                    self.flush();
+                    self.shared.slots.wait_for_space();
+                    self.tally.idle_ns += nanoseconds(asked, Instant::now());
+                    continue;
+                }
+                Claimed::Over => return Ok(()),
+            };
+            let claimed = Instant::now();
+            self.fill(&mut claim)?;
+            let filled = Instant::now();
+            let rank = claim.rank;
+            if self.shared.slots.finish(claim) {
+                self.shared.stats.ranks[rank].published.fetch_add(1, Ordering::Relaxed);
+            }
+            self.tally.images += 1;
+            self.tally.handoff_ns += nanoseconds(asked, claimed) + nanoseconds(filled, Instant::now());
+            if self.tally.images >= FLUSH {
+                self.flush();
+            }
+        }
+    }
+
+    /// Fills the claimed place with the sample whose turn it is, or with the next in the epoch's order that is sound.
+    fn fill(&mut self, claim: &mut Claim) -> Result<(), LoaderError> {
+        let shared = self.shared;
+        let started = Instant::now();
+        let ahead = shared.ahead(claim.rank, claim.step, claim.sample as u64);
+        shared.options.shards.will_need(self.at(ahead).sample);
+        let placed = self.at(shared.position(claim.rank, claim.step, claim.sample as u64));
+        self.tally.read_ns += nanoseconds(started, Instant::now());
+
+        let mut out = shared.slots.sample_mut(claim);
+        let mut sample = placed.sample;
+        let mut place = placed.place;
+        for _ in 0..shared.order.samples() {
+            match self.load(sample, placed, &mut out) {
+                Ok(()) => return Ok(()),
+                Err(damage) => self.report(sample, damage)?,
+            }
+            place = (place + 1) % shared.order.samples();
+            sample = self.at_place(placed.epoch, place);
+        }
+        Err(LoaderError::AllCorrupt { dir: shared.options.shards.dir().to_owned() })
+    }
+
+    /// Looks up a position, keeping the permutation of the epoch that is under way.
+    fn at(&mut self, position: u64) -> Placed {
+        let order = &self.shared.order;
+        let (epoch, place) = (position / order.samples(), position % order.samples());
+        Placed { epoch, place, sample: self.at_place(epoch, place), view: order.view(epoch) }
+    }
+
+    fn at_place(&mut self, epoch: u64, place: u64) -> u64 {
+        if self.epoch.epoch() != epoch {
+            self.epoch = self.shared.order.epoch(epoch);
+        }
+        self.epoch.sample(place)
+    }
+
+    /// Loads one sample with the view and the mask of `placed`'s epoch.
+    fn load(&mut self, sample: u64, placed: Placed, out: &mut SampleMut<'_>) -> Result<(), Damage> {
+        let Shared { options, spec, .. } = self.shared;
+        let tally = &mut self.tally;
+        let started = Instant::now();
+        let read = options.shards.read(sample, placed.view, &mut self.buf);
+        let was_read = Instant::now();
+        tally.read_ns += nanoseconds(started, was_read);
+        let record = read.map_err(|error| Damage { reason: error.reason(), message: error.to_string() })?;
+        let kind = match record.payload_kind {
+            PAYLOAD_JPEG => PayloadKind::Jpeg,
+            PAYLOAD_RGB => PayloadKind::Rgb,
+            kind => {
+                return Err(Damage {
+                    reason: "unsupported",
+                    message: format!("payload kind {kind} is unknown"),
+                });
+            }
+        };
+        let (width, height) = (record.width, record.height);
+        if width == 0 || height == 0 || record.tokens.len() != out.tokens.len() {
+            let tokens = record.tokens.len();
+            let message = format!("a {width}x{height} image with {tokens} tokens cannot be shown");
+            return Err(Damage { reason: "malformed", message });
+        }
+
+        let seed = self.shared.options.shards.spec().seed;
+        let key = SeedKey { seed, stream: record.id.0, index: placed.view, purpose: Purpose::View };
+        let view = View::draw(spec, width, height, key);
+        // Epochs beyond 2^32 would need more samples than a position can count.
+        let index = placed.epoch as u32;
+        let key = SeedKey { seed: options.seed, stream: record.id.0, index, purpose: Purpose::Mask };
+        draw_mask(options.grid, &options.mask, key, out.mask);
+        tally.mask_ns += nanoseconds(was_read, Instant::now());
+
+        let mut times = StageTimes::default();
+        let payload = Payload { kind, width, height, bytes: record.payload };
+        let px = options.view_px;
+        self.renderer
+            .render_payload(payload, &view, record.grey, px, options.interpolation, out.pixels, &mut times)
+            .map_err(|error| Damage { reason: error.reason(), message: error.to_string() })?;
+        tally.decode_ns += times.splice_ns + times.decode_ns;
+        tally.jitter_ns += times.jitter_ns;
+        tally.resize_ns += times.resize_ns;
+        tally.bytes += record.payload.len() as u64;
+        out.tokens.copy_from_slice(record.tokens);
+        *out.id = record.id;
+        Ok(())
+    }
+
+    /// Counts a corrupt record, names it if it is new, and says when there are too many.
+    fn report(&self, sample: u64, damage: Damage) -> Result<(), LoaderError> {
+        let Shared { options, stats, .. } = self.shared;
+        match stats.corrupt.add(&options.shards, sample, damage.reason, damage.message) {
+            Added::Known => Ok(()),
+            Added::New { record, found } => {
+                if let Some(on_corrupt) = &options.on_corrupt {
+                    on_corrupt(&record);
+                }
+                let max = options.max_corrupt;
+                if found > max {
+                    return Err(LoaderError::TooManyCorrupt { found, max, last: record });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let now = cpu_ns();
+        self.tally.cpu_ns += now - self.cpu_ns;
+        self.cpu_ns = now;
+        self.tally.flush(&self.shared.stats);
+    }
+}
+
+/// Processor time of this thread.
+fn cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    (to - from).as_nanos() as u64
+}
