@@ -8,6 +8,7 @@
 
 mod image;
 mod jitter;
+mod kernels;
 mod markers;
 mod mask;
 mod payload;

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use crate::image::{DecodeError, RgbImage};
 use crate::jitter::{Tone, luma};
+use crate::kernels::{Level, padded};
 use crate::payload::{Payload, PayloadKind, splice};
-use crate::resize::{self, Plan};
+use crate::resize::Plan;
 use crate::turbo::{Complaint, Pixels, Turbo};
 use crate::view::{Interpolation, Jitter, PixelRect, View};
 
@@ -32,8 +33,9 @@ pub fn contrast_grey(image: &RgbImage, jitter: &Jitter) -> u8 {
 }
 
 /// Renders views; keeps its buffers and its decoder from one to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Renderer {
+    level: Level,
     turbo: Option<Turbo>,
     /// The small JPEG of a crop.
     jpeg: Vec<u8>,
@@ -49,6 +51,12 @@ pub struct Renderer {
     row: Vec<u8>,
 }
 
+impl Default for Renderer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A rectangle within rows of interleaved RGB.
 #[derive(Clone, Copy)]
 struct Region<'a> {
@@ -61,7 +69,21 @@ struct Region<'a> {
 impl Renderer {
     /// A renderer without memory yet; the first render allocates.
     pub fn new() -> Self {
-        Self::default()
+        Self::on(Level::detect())
+    }
+
+    fn on(level: Level) -> Self {
+        Self {
+            level,
+            turbo: None,
+            jpeg: Vec::new(),
+            pixels: Vec::new(),
+            across: Plan::default(),
+            down: Plan::default(),
+            planes: Vec::new(),
+            middle: Vec::new(),
+            row: Vec::new(),
+        }
     }
 
     /// Renders a view of a decoded image: jitter (with this `grey`, see [`contrast_grey`]), flip, crop, resize.
@@ -140,9 +162,7 @@ impl Renderer {
         let cut = splice(payload, rect, &mut self.jpeg)?;
         let spliced = Instant::now();
         let size = cut.width as usize * cut.height as usize * 3;
-        if self.pixels.len() < size {
-            self.pixels.resize(size, 0);
-        }
+        grow(&mut self.pixels, size);
         let turbo = match &mut self.turbo {
             Some(turbo) => turbo,
             none => none.insert(Turbo::decoder(0)?),
@@ -174,31 +194,26 @@ impl Renderer {
         let tone = Tone::new(&view.jitter, grey);
         self.across.set(width, px, interpolation, view.flip);
         self.down.set(height, px, interpolation, false);
-        let columns = width as usize;
-        self.planes.resize(3 * columns, 0);
-        self.middle.resize(height as usize * 3 * side, 0);
-        for (y, middle) in self.middle.chunks_exact_mut(3 * side).enumerate() {
+        let level = self.level;
+        level.pack(&mut self.across);
+        level.pack(&mut self.down);
+        let (columns, stride) = (width as usize, padded(side));
+        grow(&mut self.planes, 3 * padded(columns));
+        grow(&mut self.middle, height as usize * 3 * stride);
+        grow(&mut self.row, 3 * stride);
+        for (y, middle) in self.middle.chunks_exact_mut(3 * stride).take(height as usize).enumerate() {
             let start = ((top as usize + y) * region.columns as usize + left as usize) * 3;
-            let (pixels, _) = region.pixels[start..start + 3 * columns].as_chunks::<3>();
-            for (x, &pixel) in pixels.iter().enumerate() {
-                for (channel, value) in tone.apply(pixel).into_iter().enumerate() {
-                    self.planes[channel * columns + x] = value;
-                }
-            }
-            for (plane, middle) in self.planes.chunks_exact(columns).zip(middle.chunks_exact_mut(side)) {
-                resize::across(&self.across, plane, middle);
+            level.tone(&tone, &region.pixels[start..start + 3 * columns], &mut self.planes);
+            for (plane, middle) in
+                self.planes.chunks_exact(padded(columns)).zip(middle.chunks_exact_mut(stride))
+            {
+                level.across(&self.across, plane, middle);
             }
         }
         let halfway = Instant::now();
-        self.row.resize(3 * side, 0);
         for (y, out) in out.chunks_exact_mut(3 * side).enumerate() {
-            resize::down(&self.down, y, &self.middle, 3 * side, &mut self.row);
-            for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
-                pixel
-                    .iter_mut()
-                    .enumerate()
-                    .for_each(|(channel, value)| *value = self.row[channel * side + x]);
-            }
+            level.down(&self.down, y, &self.middle, &mut self.row[..3 * stride]);
+            level.interleave(&self.row, stride, out);
         }
         times.jitter_ns += nanoseconds(started, halfway);
         times.resize_ns += nanoseconds(halfway, Instant::now());
@@ -207,4 +222,11 @@ impl Renderer {
 
 fn nanoseconds(from: Instant, to: Instant) -> u64 {
     (to - from).as_nanos() as u64
+}
+
+/// Makes room without ever giving any back.
+fn grow(buffer: &mut Vec<u8>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
 }

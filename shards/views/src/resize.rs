@@ -5,6 +5,10 @@
 
 use crate::view::Interpolation;
 
+mod packed;
+
+pub(crate) use packed::Packed;
+
 /// Fractional bits of a coefficient: 32 less 8 of the sample and 2 for the sign and for overshoot.
 pub(crate) const PRECISION_BITS: u32 = 32 - 8 - 2;
 
@@ -23,6 +27,8 @@ pub(crate) struct Plan {
     pub counts: Vec<u32>,
     /// `taps` weights for each output sample, zero past its count.
     pub weights: Vec<i32>,
+    /// How vector units read the same; empty until packed.
+    pub packed: Packed,
 }
 
 impl Interpolation {
@@ -128,8 +134,9 @@ pub(crate) fn across(plan: &Plan, row: &[u8], out: &mut [u8]) {
     }
 }
 
-/// One output row of all channels, from the rows of `rows` (each of `stride` bytes) that its weights ask for.
-pub(crate) fn down(plan: &Plan, index: usize, rows: &[u8], stride: usize, out: &mut [u8]) {
+/// One output row of all channels, from the rows of `rows`, each as long as `out`, that its weights ask for.
+pub(crate) fn down(plan: &Plan, index: usize, rows: &[u8], out: &mut [u8]) {
+    let stride = out.len();
     let start = plan.starts[index] as usize;
     let weights = &plan.weights[index * plan.taps..][..plan.counts[index] as usize];
     for (at, out) in out.iter_mut().enumerate() {

@@ -1,5 +1,7 @@
 //! Equality with Pillow, bit for bit, on the golden files that `make_pillow_golden.py` wrote.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,0 +1,149 @@
+//! The three inner loops of a render, each in plain Rust and for the vector units that the machine turns out to have.
+//!
+//! All give the same bytes. Between them a row is kept channel after channel, each padded to whole vectors, so that
+//! vectors may be read and written past its end.
+
+#![expect(unsafe_code, reason = "calls kernels for the vector units found at run time")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use crate::jitter::Tone;
+use crate::resize::{self, Plan};
+
+/// Bytes that a kernel may touch past the last sample of a channel's row.
+pub(crate) const PAD: usize = 64;
+
+/// Bytes between the channels of a row of `samples`, with room for whole vectors.
+pub(crate) fn padded(samples: usize) -> usize {
+    samples.next_multiple_of(PAD) + PAD
+}
+
+/// The vector unit in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 with byte permutations and byte dot products.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// The best this machine has.
+    pub fn detect() -> Self {
+        Self::available().pop().unwrap_or(Self::Plain)
+    }
+
+    /// All that this machine has, the best one last.
+    pub fn available() -> Vec<Self> {
+        let mut levels = vec![Self::Plain];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") {
+                levels.push(Self::Avx2);
+            }
+            let deep = is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vbmi")
+                && is_x86_feature_detected!("avx512vnni");
+            if deep && is_x86_feature_detected!("avx2") {
+                levels.push(Self::Avx512);
+            }
+        }
+        levels
+    }
+
+    /// Lays a plan's weights out as this level reads them.
+    pub fn pack(self, plan: &mut Plan) {
+        match self {
+            Self::Plain => {}
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => plan.pack_pairs(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => plan.pack_digits(),
+        }
+    }
+
+    /// Jitters a row of interleaved RGB into three channels, `padded(columns)` bytes apart.
+    pub fn tone(self, tone: &Tone, row: &[u8], planes: &mut [u8]) {
+        let columns = row.len() / 3;
+        let stride = padded(columns);
+        assert!(planes.len() >= 3 * stride, "three padded channels");
+        let done = match self {
+            Self::Plain => 0,
+            // SAFETY: the level was found on this machine, and `planes` has room for three padded channels.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::tone(tone, row, planes, stride) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::tone(tone, row, planes, stride) },
+        };
+        let (pixels, _) = row.as_chunks::<3>();
+        for (x, &pixel) in pixels.iter().enumerate().skip(done) {
+            for (channel, value) in tone.apply(pixel).into_iter().enumerate() {
+                planes[channel * stride + x] = value;
+            }
+        }
+    }
+
+    /// Resizes one padded channel of a row across, to `padded(plan.output)` bytes of which the first ones count.
+    pub fn across(self, plan: &Plan, row: &[u8], out: &mut [u8]) {
+        assert!(row.len() >= padded(plan.input as usize), "a padded row");
+        assert!(out.len() >= padded(plan.output as usize), "room for a padded row");
+        match self {
+            Self::Plain => resize::across(plan, row, &mut out[..plan.output as usize]),
+            // SAFETY: the level was found on this machine, the plan was packed for it, both rows are padded.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::across(plan, row, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::across(plan, row, out) },
+        }
+    }
+
+    /// One output row from the rows of `rows`, `out.len()` bytes each, a whole number of vectors.
+    pub fn down(self, plan: &Plan, index: usize, rows: &[u8], out: &mut [u8]) {
+        assert!(
+            out.len().is_multiple_of(PAD) && rows.len() >= plan.input as usize * out.len(),
+            "padded rows"
+        );
+        assert!(index < plan.output as usize, "a row of the plan");
+        match self {
+            Self::Plain => resize::down(plan, index, rows, out),
+            // SAFETY: the level was found on this machine, the plan was packed for it, all its rows are there.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::down(plan, index, rows, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::down(plan, index, rows, out) },
+        }
+    }
+
+    /// Three channels, `stride` bytes apart, to interleaved RGB.
+    pub fn interleave(self, planes: &[u8], stride: usize, out: &mut [u8]) {
+        let columns = out.len() / 3;
+        assert!(
+            stride >= columns.next_multiple_of(PAD) && planes.len() >= 3 * stride,
+            "three padded channels"
+        );
+        let done = match self {
+            Self::Plain => 0,
+            // SAFETY: the level was found on this machine; whole vectors of each channel are there.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::interleave(planes, stride, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::interleave(planes, stride, out) },
+        };
+        for (x, pixel) in out.chunks_exact_mut(3).enumerate().skip(done) {
+            pixel.iter_mut().enumerate().for_each(|(channel, value)| *value = planes[channel * stride + x]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
