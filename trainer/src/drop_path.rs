@@ -33,7 +33,7 @@ pub(crate) struct DropPath {
 /// What each branch of each sample is multiplied by in one forward pass: 0 or 1/keep.
 #[derive(Debug)]
 pub(crate) struct Gates {
-    /// [L, 2, B, 1, 1]; none: nothing is dropped.
+    /// `[L, 2, B, 1, 1]`; none: nothing is dropped.
     values: Option<Tensor>,
     rates: Vec<f32>,
 }
@@ -79,7 +79,7 @@ impl DropPath {
 }
 
 impl Gates {
-    /// [B, 1, 1] of one branch; none where nothing can be dropped.
+    /// `[B, 1, 1]` of one branch; none where nothing can be dropped.
     pub(crate) fn of(&self, layer: usize, branch: Branch) -> Result<Option<Tensor>, ModelError> {
         let Some(values) = self.values.as_ref().filter(|_| self.rates[layer] > 0.0) else {
             return Ok(None);

@@ -55,7 +55,7 @@ impl Fill {
                 // P(|z| < cut) = erf(cut/√2), so u ∈ [0, 1) becomes (2u − 1)·erf(cut/√2), and erf⁻¹ of that is z/√2.
                 let inside = Tensor::from(cut / SQRT_2)
                     .f_erf()
-                    .and_then(|inside| f64::try_from(inside))
+                    .and_then(f64::try_from)
                     .map_err(tensor("weighing the cut of a distribution"))?;
                 Tensor::f_from_slice(&uniform)
                     .and_then(|mut u| u.f_mul_scalar_(2.0 * inside))

@@ -20,7 +20,7 @@ pub struct Score {
 /// Images with more hidden patches weigh more, as in the reference.
 ///
 /// # Shapes
-/// `logits` [M, V]; `labels` [M] i64
+/// `logits` `[M, V]`; `labels` `[M]` i64
 /// # Errors
 /// [`ModelError::NothingHidden`] when M is 0; [`ModelError::Shape`] when M differs between the two
 /// # Source
@@ -51,7 +51,7 @@ pub fn score(logits: &Tensor, labels: &Tensor) -> Result<Score, ModelError> {
 /// The visual tokens of hidden patches, picked on the host.
 ///
 /// # Shapes
-/// `tokens`, `flags` [B, N] row-major, flag not 0 = hidden; out [M] i64
+/// `tokens`, `flags` `[B, N]` row-major, flag not 0 = hidden; out `[M]` i64
 /// # Errors
 /// the two differ in length
 pub fn labels(tokens: &[u16], flags: &[u8], device: Device) -> Result<Tensor, ModelError> {

@@ -151,7 +151,7 @@ impl Model {
     /// Guesses the visual token of every hidden patch; [`Model::forward_hidden`] without the host's help.
     ///
     /// # Shapes
-    /// `pixels` [B, 3, S, S] f32, normalised; `mask` [B, N] bool, true = hidden; out [M, V], row-major over the mask
+    /// `pixels` `[B, 3, S, S]` f32, normalised; `mask` `[B, N]` bool, true = hidden; out `[M, V]`, row-major over the mask
     /// # Errors
     /// other shapes or kinds
     pub fn forward(
@@ -166,7 +166,7 @@ impl Model {
     /// Guesses the visual token of every hidden patch. Without `drop` no residual branch is dropped: evaluation.
     ///
     /// # Shapes
-    /// `pixels` [B, 3, S, S] f32, normalised; out [M, V], row-major over the mask
+    /// `pixels` `[B, 3, S, S]` f32, normalised; out `[M, V]`, row-major over the mask
     /// # Errors
     /// other shapes or kinds, or `hidden` made for another batch
     pub fn forward_hidden(
@@ -188,7 +188,7 @@ impl Model {
     /// What leaves the last block, before the final norm.
     ///
     /// # Shapes
-    /// `pixels` [B, 3, S, S] f32; out [B, T, D], the cls position first
+    /// `pixels` `[B, 3, S, S]` f32; out `[B, T, D]`, the cls position first
     /// # Errors
     /// other shapes or kinds
     pub fn features(

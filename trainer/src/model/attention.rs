@@ -38,7 +38,7 @@ impl Attention {
         Ok(Attention { q_bias, k_bias, v_bias, qkv_weight, proj, heads: config.heads.into(), width })
     }
 
-    /// `x` [B, T, D], `bias` [1, H, T, T] added to the scaled scores → [B, T, D].
+    /// `x` `[B, T, D]`, `bias` `[1, H, T, T]` added to the scaled scores → `[B, T, D]`.
     pub(super) fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
         let size = x.size();
         let (batch, positions) = (size[0], size[1]);

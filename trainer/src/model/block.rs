@@ -41,7 +41,7 @@ impl Block {
         })
     }
 
-    /// `x` [B, T, D] → [B, T, D].
+    /// `x` `[B, T, D]` → `[B, T, D]`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -56,7 +56,7 @@ impl Block {
     }
 }
 
-/// x + gate ⊙ γ ⊙ branch; `gate` [B, 1, 1] is 0 or 1/keep.
+/// x + gate ⊙ γ ⊙ branch; `gate` `[B, 1, 1]` is 0 or 1/keep.
 fn residual(
     x: &Tensor,
     branch: &Tensor,

@@ -7,9 +7,9 @@ use super::error::{ModelError, tensor};
 /// The hidden patches of a batch. Made from the host's flags it costs the device no round trip.
 #[derive(Debug)]
 pub struct Hidden {
-    /// [B, N, 1] bool, true = hidden.
+    /// `[B, N, 1]` bool, true = hidden.
     cells: Tensor,
-    /// [M] i64, ascending: row-major numbers in 0..B·N.
+    /// `[M]` i64, ascending: row-major numbers in 0..B·N.
     rows: Tensor,
 }
 
@@ -17,7 +17,7 @@ impl Hidden {
     /// From the loader's flags.
     ///
     /// # Shapes
-    /// `flags` [B, N] row-major, not 0 = hidden
+    /// `flags` `[B, N]` row-major, not 0 = hidden
     /// # Errors
     /// `flags` is not a whole number of images
     pub fn from_flags(flags: &[u8], batch: usize, device: Device) -> Result<Hidden, ModelError> {
@@ -41,7 +41,7 @@ impl Hidden {
     /// From a mask that is a tensor already; on a GPU this waits for it.
     ///
     /// # Shapes
-    /// `mask` [B, N] bool, true = hidden
+    /// `mask` `[B, N]` bool, true = hidden
     /// # Errors
     /// another shape
     pub fn from_mask(mask: &Tensor) -> Result<Hidden, ModelError> {
@@ -69,12 +69,12 @@ impl Hidden {
         self.rows.size()[0]
     }
 
-    /// [B, N, 1] bool.
+    /// `[B, N, 1]` bool.
     pub(super) fn cells(&self) -> &Tensor {
         &self.cells
     }
 
-    /// [M] i64: row-major numbers of the hidden patches in 0..B·N.
+    /// `[M]` i64: row-major numbers of the hidden patches in 0..B·N.
     pub fn rows(&self) -> &Tensor {
         &self.rows
     }

@@ -32,7 +32,7 @@ impl PatchEmbed {
         })
     }
 
-    /// [B, 3, S, S] → [B, N, D], patches row-major.
+    /// `[B, 3, S, S]` → `[B, N, D]`, patches row-major.
     pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
         let found = pixels.size();
         if found.len() != 4 || found[1..] != [3, self.image_px, self.image_px] {

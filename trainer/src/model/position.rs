@@ -39,7 +39,7 @@ impl RelativePositionBias {
         Ok(RelativePositionBias { table, index, positions, heads })
     }
 
-    /// The bias of every pair of positions: [1, H, T, T], rows = queries.
+    /// The bias of every pair of positions: `[1, H, T, T]`, rows = queries.
     pub(super) fn forward(&self) -> Result<Tensor, ModelError> {
         self.table
             .f_index_select(0, &self.index) // [T·T, H]
@@ -56,7 +56,7 @@ impl RelativePositionBias {
 /// With n = (2·rows − 1)(2·cols − 1) + 3 entries, the last three are cls → patch, patch → cls, cls → cls.
 ///
 /// # Shapes
-/// [T, T] row-major, row = query, column = key, position 0 = cls
+/// `[T, T]` row-major, row = query, column = key, position 0 = cls
 pub fn relative_position_index(rows: i64, cols: i64) -> Vec<i64> {
     let entries = (2 * rows - 1) * (2 * cols - 1) + 3;
     let patches = rows * cols;

@@ -25,3 +25,6 @@ pub use optim::{AdamW, fused_adamw};
 pub use reducer::{Reducer, ReducerOptions};
 pub use store::Store;
 pub use threads::{set_threads, threads};
+
+#[cfg(test)]
+mod tests;

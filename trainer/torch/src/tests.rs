@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use beit_torch::{
+use crate::{
     AdamW, Autocast, Backend, Op, ProcessGroup, Reducer, ReducerOptions, Store, amp_unscale, clip_to_norm,
     cuda, foreach_norm, foreach_zero, fused_adamw, set_threads, threads,
 };
