@@ -11,7 +11,7 @@ mod prepare;
 mod progress;
 mod shards;
 mod source;
-// mod tokenizer;
+mod tokenizer;
 mod verify;
 
 use anyhow::Result;
@@ -42,7 +42,7 @@ enum Command {
     Ls(listing::Args),
     Cat(cat::Args),
     Verify(verify::Args),
-    // Tokenizer(tokenizer::Args),
+    Tokenizer(tokenizer::Args),
     /// Print a completion script for a shell (for example: beit-shard completions bash)
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -68,7 +68,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ls(args) => listing::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Cat(args) => cat::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(&args),
-        // Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "beit-shard", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
