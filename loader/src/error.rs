@@ -92,12 +92,10 @@ pub enum LoaderError {
     },
     /// More records are damaged than one is willing to train without.
     #[error(
-        "{found} corrupt records, max_corrupt allows {max}; the last one was {last}. Run `beit-shard verify` and re-pack \
-         what it names, or raise max_corrupt"
+        "more corrupt records than the {max} that max_corrupt allows; the one too many is {last}. Run `beit-shard verify` \
+         and re-pack what it names, or raise max_corrupt"
     )]
     TooManyCorrupt {
-        /// Different corrupt records met so far.
-        found: u64,
         /// The budget.
         max: u64,
         /// The record that broke it.

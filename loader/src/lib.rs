@@ -35,6 +35,8 @@ mod signal;
 mod slot;
 mod stats;
 mod sync;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use batch::{Batch, RankBatches};

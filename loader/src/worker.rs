@@ -180,7 +180,7 @@ impl<'a> Worker<'a> {
                 }
                 let max = options.max_corrupt;
                 if found > max {
-                    return Err(LoaderError::TooManyCorrupt { found, max, last: record });
+                    return Err(LoaderError::TooManyCorrupt { max, last: record });
                 }
                 Ok(())
             }
