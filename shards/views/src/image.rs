@@ -13,7 +13,6 @@ pub struct RgbImage {
 
 /// What an image may cost before it is refused unseen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Limits {
     /// Most pixels of an image, known from its header before anything is allocated.
     pub max_pixels: u64,

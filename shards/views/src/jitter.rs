@@ -16,10 +16,22 @@ impl Tone {
         Self { steps: jitter.order.map(|step| (step, jitter.factor(step))), grey }
     }
 
+    /// The steps before contrast, which its grey depends on.
+    pub fn before_contrast(&self) -> &[(JitterStep, f32)] {
+        let contrast = self.steps.iter().position(|&(step, _)| step == JitterStep::Contrast);
+        &self.steps[..contrast.unwrap_or(self.steps.len())]
+    }
+
     /// One pixel through all steps.
     #[inline]
-    pub fn apply(&self, mut pixel: [u8; 3]) -> [u8; 3] {
-        for (step, factor) in self.steps {
+    pub fn apply(&self, pixel: [u8; 3]) -> [u8; 3] {
+        self.apply_steps(&self.steps, pixel)
+    }
+
+    /// One pixel through some steps.
+    #[inline]
+    pub fn apply_steps(&self, steps: &[(JitterStep, f32)], mut pixel: [u8; 3]) -> [u8; 3] {
+        for &(step, factor) in steps {
             pixel = self.step(step, factor, pixel);
         }
         pixel
@@ -33,18 +45,6 @@ impl Tone {
             JitterStep::Saturation => luma(pixel),
         };
         pixel.map(|value| blend(base, value, factor))
-    }
-
-    /// One pixel through the steps before contrast.
-    #[inline]
-    pub fn before_contrast(&self, mut pixel: [u8; 3]) -> [u8; 3] {
-        for (step, factor) in self.steps {
-            if step == JitterStep::Contrast {
-                break;
-            }
-            pixel = self.step(step, factor, pixel);
-        }
-        pixel
     }
 }
 

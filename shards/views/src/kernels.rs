@@ -10,7 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use crate::jitter::Tone;
+use crate::jitter::{Tone, luma};
 use crate::resize::{self, Plan};
 
 /// Bytes that a kernel may touch past the last sample of a channel's row.
@@ -88,6 +88,31 @@ impl Level {
                 planes[channel * stride + x] = value;
             }
         }
+    }
+
+    /// The sum of all lumas of interleaved RGB after the steps before contrast.
+    pub fn luma_sum(self, tone: &Tone, mut pixels: &[u8]) -> u64 {
+        let steps = tone.before_contrast();
+        let mut total = 0;
+        loop {
+            let (sum, done) = match self {
+                Self::Plain => (0, 0),
+                // SAFETY: the level was found on this machine.
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => unsafe { avx2::lumas(steps, pixels) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => unsafe { avx512::lumas(steps, pixels) },
+            };
+            total += sum;
+            pixels = &pixels[3 * done..];
+            if done == 0 {
+                break;
+            }
+        }
+        let (pixels, _) = pixels.as_chunks::<3>();
+        let rest: u64 = pixels.iter().map(|&pixel| u64::from(luma(tone.apply_steps(steps, pixel)))).sum();
+        total + rest
     }
 
     /// Resizes one padded channel of a row across, to `padded(plan.output)` bytes of which the first ones count.

@@ -66,7 +66,7 @@ pub fn pack_payload(source: &[u8], image: &RgbImage) -> Result<(PayloadKind, Vec
     if width == 0 || height == 0 {
         return Err(DecodeError::TooSmall { width, height });
     }
-    if pixels.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+    if pixels.len() as u128 != u128::from(width) * u128::from(height) * 3 {
         return Err(DecodeError::corrupt(format!("{} bytes are no {width}x{height} pixels", pixels.len())));
     }
     if matches!(Format::of(source), Ok(Format::Jpeg)) {

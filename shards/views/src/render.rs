@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::image::{DecodeError, RgbImage};
-use crate::jitter::{Tone, luma};
+use crate::jitter::Tone;
 use crate::kernels::{Level, padded};
 use crate::payload::{Payload, PayloadKind, splice};
 use crate::resize::Plan;
@@ -26,10 +26,8 @@ pub struct StageTimes {
 /// The grey level that the jitter's contrast step blends with: the rounded mean luma of the *whole* image as it is
 /// when that step comes. Everything else in a jitter acts on single pixels, so with this byte a crop suffices.
 pub fn contrast_grey(image: &RgbImage, jitter: &Jitter) -> u8 {
-    let tone = Tone::new(jitter, 0);
-    let (pixels, _) = image.pixels.as_chunks::<3>();
-    let sum: u64 = pixels.iter().map(|&pixel| u64::from(luma(tone.before_contrast(pixel)))).sum();
-    (sum as f64 / pixels.len().max(1) as f64 + 0.5) as u8
+    let sum = Level::detect().luma_sum(&Tone::new(jitter, 0), &image.pixels);
+    (sum as f64 / (image.pixels.len() / 3).max(1) as f64 + 0.5) as u8
 }
 
 /// Renders views; keeps its buffers and its decoder from one to the next.
@@ -134,7 +132,7 @@ impl Renderer {
         let rect = view.source_rect(width);
         match kind {
             PayloadKind::Rgb => {
-                if bytes.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+                if bytes.len() as u128 != u128::from(width) * u128::from(height) * 3 {
                     return Err(DecodeError::corrupt("payload: not as many pixels as its size says"));
                 }
                 let region = Region { pixels: bytes, columns: width, rect };

@@ -11,33 +11,49 @@ use crate::view::JitterStep;
 /// Red, green and blue of eight pixels.
 type Pixels = [__m256; 3];
 
+/// Shuffles that pick one channel of four pixels in each half, a byte to each lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn picks() -> [__m256i; 3] {
+    std::array::from_fn(|channel| {
+        let mut bytes = [-1i8; 32];
+        for pixel in 0..4 {
+            bytes[4 * pixel] = (3 * pixel + channel) as i8;
+            bytes[4 * pixel + 16] = (3 * pixel + channel) as i8;
+        }
+        // SAFETY: 32 bytes are read from an array of 32.
+        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+    })
+}
+
+/// Eight pixels of `row`; 28 bytes are read, 24 used.
+///
+/// # Safety
+/// AVX2; 28 bytes of `row` from pixel `x` on
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load(row: &[u8], x: usize, picks: [__m256i; 3]) -> Pixels {
+    // SAFETY: the caller says that these bytes are there.
+    let raw = unsafe {
+        let at = row.as_ptr().add(3 * x);
+        let low = _mm_loadu_si128(at.cast());
+        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), _mm_loadu_si128(at.add(12).cast()))
+    };
+    picks.map(|pick| _mm256_cvtepi32_ps(_mm256_shuffle_epi8(raw, pick)))
+}
+
 /// # Safety
 /// AVX2; `planes` has room for three channels of `stride` bytes, which is at least the row's pixels
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn tone(tone: &Tone, row: &[u8], planes: &mut [u8], stride: usize) -> usize {
     let columns = row.len() / 3;
-    let pick = |channel: i8| {
-        let mut bytes = [-1i8; 32];
-        for pixel in 0..4 {
-            bytes[4 * pixel] = 3 * pixel as i8 + channel;
-            bytes[4 * pixel + 16] = 3 * pixel as i8 + channel;
-        }
-        // SAFETY: 32 bytes are read from an array of 32.
-        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
-    };
-    let picks = [pick(0), pick(1), pick(2)];
+    let picks = picks();
     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     let mut x = 0;
-    // Each step reads 28 bytes and uses 24.
     while 3 * x + 28 <= row.len() && x + 8 <= columns {
         // SAFETY: bytes 3x to 3x + 28 lie in `row`, as the loop's condition says.
-        let raw = unsafe {
-            let at = row.as_ptr().add(3 * x);
-            let low = _mm_loadu_si128(at.cast());
-            _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), _mm_loadu_si128(at.add(12).cast()))
-        };
-        let mut pixels = picks.map(|pick| _mm256_cvtepi32_ps(_mm256_shuffle_epi8(raw, pick)));
-        for (step, factor) in tone.steps {
+        let mut pixels = unsafe { load(row, x, picks) };
+        for &(step, factor) in &tone.steps {
             pixels = blend(pixels, step, factor, tone.grey);
         }
         let [r, g, b] = pixels.map(|channel| _mm256_cvttps_epi32(channel));
@@ -55,6 +71,31 @@ pub(super) unsafe fn tone(tone: &Tone, row: &[u8], planes: &mut [u8], stride: us
         x += 8;
     }
     x
+}
+
+/// The sum of the lumas after some steps, and of how many pixels; at most 2²³ pixels go into one call.
+///
+/// # Safety
+/// AVX2
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn lumas(steps: &[(JitterStep, f32)], row: &[u8]) -> (u64, usize) {
+    let columns = (row.len() / 3).min(1 << 23);
+    let picks = picks();
+    let mut sums = _mm256_setzero_si256();
+    let mut x = 0;
+    while 3 * x + 28 <= row.len() && x + 8 <= columns {
+        // SAFETY: bytes 3x to 3x + 28 lie in `row`, as the loop's condition says.
+        let mut pixels = unsafe { load(row, x, picks) };
+        for &(step, factor) in steps {
+            pixels = blend(pixels, step, factor, 0);
+        }
+        sums = _mm256_add_epi32(sums, _mm256_cvttps_epi32(luma(pixels)));
+        x += 8;
+    }
+    let mut lanes = [0u32; 8];
+    // SAFETY: 32 bytes are written to an array of 32.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums) };
+    (lanes.into_iter().map(u64::from).sum(), x)
 }
 
 /// One blend, rounded as Pillow's: product and sum each to single precision, then cut and clipped.

@@ -12,27 +12,42 @@ use crate::view::JitterStep;
 /// Red, green and blue of sixteen pixels.
 type Pixels = [__m512; 3];
 
+/// Permutations that pick one channel of sixteen pixels, a byte to each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn picks() -> [__m512i; 3] {
+    std::array::from_fn(|channel| {
+        let bytes: [u8; 64] = std::array::from_fn(|at| (3 * (at / 4) + channel) as u8);
+        // SAFETY: 64 bytes are read from an array of 64.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    })
+}
+
+/// Up to sixteen pixels of `row`, black past the first `count`.
+///
+/// # Safety
+/// AVX-512 F, BW, VBMI; `count` is 1 to 16, and so many pixels from `x` on lie in `row`
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn load(row: &[u8], x: usize, count: usize, picks: [__m512i; 3]) -> Pixels {
+    let bytes = u64::MAX >> (64 - 3 * count);
+    // SAFETY: masked-off bytes are not read; the caller says that the others are there.
+    let raw = unsafe { _mm512_maskz_loadu_epi8(bytes, row.as_ptr().add(3 * x).cast()) };
+    let lowest = 0x1111_1111_1111_1111;
+    picks.map(|pick| _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(lowest, pick, raw)))
+}
+
 /// # Safety
 /// AVX-512 F, BW, VL, VBMI; `planes` has room for three channels of `stride` bytes, which is at least the row's pixels
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 pub(super) unsafe fn tone(tone: &Tone, row: &[u8], planes: &mut [u8], stride: usize) -> usize {
     let columns = row.len() / 3;
-    // Sample `channel` of pixel i, as the lowest byte of lane i.
-    let picks: [__m512i; 3] = std::array::from_fn(|channel| {
-        let bytes: [u8; 64] = std::array::from_fn(|at| (3 * (at / 4) + channel) as u8);
-        // SAFETY: 64 bytes are read from an array of 64.
-        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
-    });
-    let lowest = 0x1111_1111_1111_1111;
-    let mut x = 0;
-    while x < columns {
+    let picks = picks();
+    for x in (0..columns).step_by(16) {
         let left = (columns - x).min(16);
-        let bytes = u64::MAX >> (64 - 3 * left);
-        // SAFETY: masked-off bytes are not read; the others lie in `row`.
-        let raw = unsafe { _mm512_maskz_loadu_epi8(bytes, row.as_ptr().add(3 * x).cast()) };
-        let mut pixels: Pixels =
-            picks.map(|pick| _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(lowest, pick, raw)));
-        for (step, factor) in tone.steps {
+        // SAFETY: x + left <= columns.
+        let mut pixels = unsafe { load(row, x, left, picks) };
+        for &(step, factor) in &tone.steps {
             pixels = blend(pixels, step, factor, tone.grey);
         }
         for (channel, values) in pixels.into_iter().enumerate() {
@@ -43,9 +58,33 @@ pub(super) unsafe fn tone(tone: &Tone, row: &[u8], planes: &mut [u8], stride: us
                 _mm_mask_storeu_epi8(planes.as_mut_ptr().add(channel * stride + x).cast(), mask, values)
             };
         }
-        x += left;
     }
     columns
+}
+
+/// The sum of the lumas after some steps, and of how many pixels; at most 2²³ pixels go into one call.
+///
+/// # Safety
+/// AVX-512 F, BW, VBMI
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+pub(super) unsafe fn lumas(steps: &[(JitterStep, f32)], row: &[u8]) -> (u64, usize) {
+    let columns = (row.len() / 3).min(1 << 23);
+    let picks = picks();
+    let mut sums = _mm512_setzero_si512();
+    let mut x = 0;
+    while x + 16 <= columns {
+        // SAFETY: x + 16 <= columns.
+        let mut pixels = unsafe { load(row, x, 16, picks) };
+        for &(step, factor) in steps {
+            pixels = blend(pixels, step, factor, 0);
+        }
+        sums = _mm512_add_epi32(sums, _mm512_cvttps_epi32(luma(pixels)));
+        x += 16;
+    }
+    let mut lanes = [0u32; 16];
+    // SAFETY: 64 bytes are written to an array of 64.
+    unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), sums) };
+    (lanes.into_iter().map(u64::from).sum(), x)
 }
 
 /// One blend, rounded as Pillow's: product and sum each to single precision, then cut and clipped.

@@ -51,6 +51,19 @@ fn every_level_jitters_like_plain_rust() {
 }
 
 #[test]
+fn every_level_sums_lumas_like_plain_rust() {
+    for case in 0..200 {
+        let mut draws = draws(500 + case);
+        let columns = draws.below(200) as usize;
+        let (tone, row) = (tone(&mut draws), bytes(3 * columns, &mut draws));
+        let expected = Level::Plain.luma_sum(&tone, &row);
+        for level in Level::available() {
+            assert_eq!(level.luma_sum(&tone, &row), expected, "{level:?}, {columns} pixels, {tone:?}");
+        }
+    }
+}
+
+#[test]
 fn every_level_resizes_like_plain_rust() {
     for case in 0..400 {
         let mut draws = draws(1000 + case);
