@@ -1,3 +1,111 @@
-//! A
+//! Checkpoints: a folder with the model, the optimizer and the state of a run, published whole or not at all.
+//!
+//! `checkpoints/step-00000040/` holds `model.safetensors` (the reference's state-dict names), `optimizer.safetensors`,
+//! `state.json` and `manifest.json`, which has the BLAKE3 of each and is written last. Step 40 means 40 updates done.
+
 mod manifest;
 mod shelf;
+mod tensors;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use shelf::{Found, Published, Search, Shelf};
+
+use self::tensors::{pack, unpack};
+use crate::error::{TrainError, io};
+use crate::step::Tensors;
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// What `state.json` holds: where the run stands, and what it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Updates done; the next step's number, counted from 0.
+    pub step: u64,
+    /// Samples taken from the order so far; all that the order, the masks and the drop paths need to go on.
+    pub position: u64,
+    /// Epoch of that position.
+    pub epoch: u64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// When it was written, in ms since 1970.
+    pub unix_ms: u64,
+    /// Digest of the data set, in hex.
+    pub data_digest: String,
+    /// Digest of the tokenizer's weights, in hex.
+    pub tokenizer_digest: String,
+    /// Of the newest step.
+    pub metrics: Metrics,
+    /// The plan of the start that wrote it.
+    pub plan: serde_json::Value,
+}
+
+/// Mean over ranks, before the newest update.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Masked-token loss in nats.
+    pub loss: f64,
+    /// Share of masked tokens guessed right.
+    pub mlm_acc: f64,
+}
+
+/// A checkpoint in memory.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Where the run stood.
+    pub state: State,
+    /// Parameters and buffers by the reference's names.
+    pub model: Tensors,
+    /// The optimizer's state, as [`crate::optimizer::Optimizer::state`] names it.
+    pub optimizer: Tensors,
+}
+
+/// Publishes a checkpoint.
+///
+/// # Errors
+/// Any I/O error, a full disk among them; what was there before stays untouched.
+pub(crate) fn write(
+    shelf: &Shelf,
+    state: &State,
+    model: &Tensors,
+    optimizer: &Tensors,
+) -> Result<Published, TrainError> {
+    let model = pack(model)?;
+    let optimizer = pack(optimizer)?;
+    let state_text = serde_json::to_vec_pretty(state)
+        .map_err(|error| TrainError::Broken(format!("writing {STATE}: {error}")))?;
+    shelf.publish(
+        state.step,
+        &[
+            (MODEL, &|file| file.write_all(&model)),
+            (OPTIMIZER, &|file| file.write_all(&optimizer)),
+            (STATE, &|file| file.write_all(&state_text)),
+        ],
+    )
+}
+
+/// Reads a checkpoint whose files have been checked, or are checked now.
+///
+/// # Errors
+/// [`TrainError::Damaged`] when a file is not what was written; a file that can't be read.
+pub fn read(path: &Path) -> Result<Checkpoint, TrainError> {
+    shelf::check(path)?;
+    let file = path.join(STATE);
+    let text = std::fs::read(&file).map_err(io("reading", &file))?;
+    let state = serde_json::from_slice(&text).map_err(|error| TrainError::Damaged {
+        checkpoint: path.into(),
+        reason: format!("{STATE}: {error}"),
+    })?;
+    Ok(Checkpoint {
+        path: path.into(),
+        state,
+        model: unpack(&path.join(MODEL))?,
+        optimizer: unpack(&path.join(OPTIMIZER))?,
+    })
+}

@@ -122,6 +122,17 @@ pub enum TrainError {
         /// The mean over ranks, for the record.
         loss: f64,
     },
+    /// The loss is a number, but a gradient is not.
+    #[error(
+        "a gradient is not finite at step {step} (mean loss {loss}); nothing was updated or saved since; lower lr and \
+         start again: the run continues from its newest checkpoint"
+    )]
+    NotFiniteGradients {
+        /// The step whose gradient it is.
+        step: u64,
+        /// The mean loss over ranks.
+        loss: f64,
+    },
     /// A rank failed, and so the others were stopped.
     #[error("rank {rank} failed: {reason}")]
     Rank {

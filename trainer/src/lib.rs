@@ -1,18 +1,34 @@
 //! Model, loss, optimizer, schedule, step, checkpoint: what turns shards into a trained BEiT.
 //!
 //! In comes a [`plan::Plan`], made of a [`recipe::Recipe`], a data set, ranks and a device; out come checkpoints, a log
-//! and numbers. Start at [`recipe`] and [`plan`].
+//! and numbers. Start at [`run::run`], which reads like a run; [`plan`] says what may be run.
 
-mod checkpoint;
-pub mod control;
 pub mod device;
-pub mod drop_path;
-pub mod error;
-pub mod init;
+pub mod plan;
+pub mod ranks;
+pub mod recipe;
+
+pub mod checkpoint;
+pub mod control;
+pub mod evaluate;
+mod feed;
 mod lock;
+mod log;
+pub mod run;
+pub mod stats;
+mod step;
+
+pub mod drop_path;
+pub mod init;
 pub mod loss;
 pub mod model;
 pub mod optimizer;
-pub mod ranks;
-pub mod recipe;
 pub mod schedule;
+
+#[cfg(test)]
+mod golden;
+
+pub mod error;
+
+#[cfg(test)]
+mod testing;

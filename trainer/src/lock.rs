@@ -21,7 +21,7 @@ impl RunLock {
     /// [`TrainError::Locked`] when another trainer has it.
     pub fn take(run: &Path) -> Result<RunLock, TrainError> {
         std::fs::create_dir_all(run).map_err(io("creating", run))?;
-        let path = run.join("lock");
+        let path = run.join("trainer.lock");
         let mut file = File::options()
             .read(true)
             .write(true)

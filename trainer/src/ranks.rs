@@ -107,6 +107,21 @@ pub(crate) struct Address {
     prefix: Option<String>,
 }
 
+impl Address {
+    /// A line to the store.
+    ///
+    /// # Errors
+    /// It can't be reached within `timeout`.
+    pub(crate) fn connect(&self, size: u32, timeout: Duration) -> Result<Store, TrainError> {
+        let doing = "going to the meeting point of the ranks";
+        let store = Store::connect(&self.host, self.port, size, timeout).map_err(torch(doing))?;
+        match &self.prefix {
+            Some(prefix) => store.prefixed(prefix).map_err(torch(doing)),
+            None => Ok(store),
+        }
+    }
+}
+
 /// Opens the store of a run if it is for this process to open; it serves for as long as it is kept.
 ///
 /// # Errors
@@ -145,11 +160,7 @@ impl Comm {
     /// # Errors
     /// They are not there within `timeout`.
     pub(crate) fn join(point: &Address, rank: u32, size: u32, timeout: Duration) -> Result<Comm, TrainError> {
-        let mut store = Store::connect(&point.host, point.port, size, timeout)
-            .map_err(torch("meeting the other ranks"))?;
-        if let Some(prefix) = &point.prefix {
-            store = store.prefixed(prefix).map_err(torch("meeting the other ranks"))?;
-        }
+        let store = point.connect(size, timeout)?;
         // Gloo binds where the meeting point is reached: the loopback, or this machine's own name.
         let backend = match point.host.as_str() {
             "127.0.0.1" | "localhost" | "::1" => Backend::local(),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use crate::error::TrainError;
+use crate::model::ModelConfig;
 
 /// The recipes that travel inside the binary, by name.
 pub const EMBEDDED: &[(&str, &str)] = &[
@@ -40,16 +41,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("warmup_lr", "the reference never reads it: the warm-up starts at 0"),
     ("world_size", "ranks come from WORLD_SIZE, or from --ranks and --gpus"),
 ];
-
-/// The sizes of the reference's models, by its names: patch side, width, layers, heads.
-const SIZES: &[(&str, [u32; 4])] = &[
-    ("beit_base_patch16_224_8k_vocab", [16, 768, 12, 12]),
-    ("beit_large_patch16_224_8k_vocab", [16, 1024, 24, 16]),
-];
-
-fn size(model: &str) -> Option<[u32; 4]> {
-    SIZES.iter().find(|(name, _)| *name == model).map(|(_, size)| *size)
-}
 
 /// A key of a recipe, for lists and help.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +102,7 @@ keys! {
     keep_last: u32 = 3, "at least 1", |v| *v >= 1;
     /// The size of the model by the reference's name; the five keys below change it.
     model: String = "beit_base_patch16_224_8k_vocab".into(), "beit_base_patch16_224_8k_vocab or \
-        beit_large_patch16_224_8k_vocab", |v| size(v).is_some();
+        beit_large_patch16_224_8k_vocab", |v| ModelConfig::named(v).is_some();
     /// Side of a patch in pixels.
     patch_size: Option<u32> = None, "1 to 256", |v| v.is_none_or(|v| (1..=256).contains(&v));
     /// Width of the residual stream.
@@ -161,15 +152,17 @@ keys! {
     warmup_epochs: u32 = 5, "0 or more", |_| true;
     /// Optimizer steps of linear warm-up if above 0.
     warmup_steps: i64 = -1, "-1 or more", |v| *v >= -1;
-    /// Filter of the patch view: bicubic, bilinear, lanczos, or random (bilinear or bicubic, per image).
-    train_interpolation: String = "bicubic".into(), "bicubic, bilinear, lanczos or random",
-        |v| ["bicubic", "bilinear", "lanczos", "random"].contains(&v.as_str());
+    /// Filter of the patch view: bicubic, bilinear or lanczos.
+    train_interpolation: String = "bicubic".into(), "bicubic, bilinear or lanczos",
+        |v| ["bicubic", "bilinear", "lanczos"].contains(&v.as_str());
     /// Normalise by ImageNet's mean and deviation; otherwise by 0.5 and 0.5.
     imagenet_default_mean_and_std: bool = false, "", |_| true;
     /// Seed of the initial weights, the order, the masks and the drop paths.
     seed: u64 = 0, "0 or more", |_| true;
     /// Loader threads, for all ranks of this process; none: one per core.
     num_workers: Option<u32> = None, "at least 1", |v| v.is_none_or(|v| v >= 1);
+    /// Threads of one tensor operation in a CPU rank; none: the cores, shared out among the ranks of this process.
+    threads_per_rank: Option<u32> = None, "1 to 1024", |v| v.is_none_or(|v| (1..=1024).contains(&v));
     /// Batches that may wait for each rank.
     queue_batches: u32 = 3, "2 to 64", |v| (2..=64).contains(v);
     /// Unreadable records that are replaced before the run gives up.
@@ -239,15 +232,23 @@ impl Recipe {
 }
 
 impl Recipe {
-    /// Patch side in pixels, width, layers and heads: the named model's, or what the recipe says instead.
-    pub fn geometry(&self) -> [u32; 4] {
-        let [patch, width, depth, heads] = size(&self.model).unwrap_or(SIZES[0].1);
-        [
-            self.patch_size.unwrap_or(patch),
-            self.embed_dim.unwrap_or(width),
-            self.depth.unwrap_or(depth),
-            self.num_heads.unwrap_or(heads),
-        ]
+    /// The model it describes, with a head for `vocab` tokens: the named one, but for what other keys say.
+    pub fn model_config(&self, vocab: u32) -> ModelConfig {
+        let named = ModelConfig::named(&self.model).unwrap_or_else(ModelConfig::base);
+        ModelConfig {
+            image_px: self.input_size,
+            patch_px: self.patch_size.unwrap_or(named.patch_px),
+            width: self.embed_dim.unwrap_or(named.width),
+            depth: self.depth.unwrap_or(named.depth),
+            heads: self.num_heads.unwrap_or(named.heads),
+            mlp_ratio: self.mlp_ratio,
+            vocab,
+            rel_pos_bias: self.rel_pos_bias,
+            abs_pos_emb: self.abs_pos_emb,
+            init_values: self.layer_scale_init_value,
+            drop_path: self.drop_path,
+            eps: named.eps,
+        }
     }
 }
 

@@ -63,6 +63,14 @@ impl Shelf {
         Ok(Shelf { folder })
     }
 
+    /// What [`Shelf::newest`] finds in the run in `run`, which may be another trainer's: nothing is cleared away.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub fn newest_of(run: &Path) -> Result<Search, TrainError> {
+        Shelf { folder: run.join("checkpoints") }.newest()
+    }
+
     /// Name of the checkpoint of `step`.
     pub fn name(step: u64) -> String {
         format!("step-{step:08}")

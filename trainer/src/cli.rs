@@ -1,0 +1,110 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Pre-trains BEiT on shards that `beit-shard build` made.
+#[derive(Debug, Parser)]
+#[command(
+    name = "beit-train",
+    version,
+    after_help = "\
+Examples:
+  beit-train train --shards photos.shards --recipe pretrain-tiny-cpu --ranks 2
+  beit-train train --shards photos.shards --recipe pretrain-tiny-cpu --set lr=5e-4 --steps 50
+  beit-train plan --shards photos.shards --recipe pretrain-base-22k
+  beit-train evaluate --run pretrain-tiny-cpu.run --shards held-out.shards --shuffle-pixels --json
+  beit-train recipes --keys
+  torchrun --no-python --nproc-per-node 2 beit-train train --shards photos.shards --recipe pretrain-tiny-cpu
+
+Exit codes: 0 finished, or stopped by SIGINT or SIGTERM with a checkpoint; 1 failure; 2 wrong usage.
+BEIT_LOG=debug says more."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train, from the newest checkpoint in the run directory if there is one.
+    Train {
+        #[command(flatten)]
+        plan: PlanArgs,
+        /// Print a summary as JSON on the last line of stdout.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what `train` would do, and do nothing.
+    Plan {
+        #[command(flatten)]
+        plan: PlanArgs,
+        /// As JSON, with every key of the recipe.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure a checkpoint on held-out shards.
+    Evaluate {
+        /// A run directory; its newest sound checkpoint is taken.
+        #[arg(long, required_unless_present = "checkpoint", conflicts_with = "checkpoint")]
+        run: Option<PathBuf>,
+        /// One checkpoint directory.
+        #[arg(long)]
+        checkpoint: Option<PathBuf>,
+        /// Shards of images that were not trained on, made with the same tokenizer.
+        #[arg(long)]
+        shards: PathBuf,
+        /// At most so many samples.
+        #[arg(long)]
+        samples: Option<u64>,
+        /// Samples per forward pass.
+        #[arg(long, default_value_t = 64)]
+        batch_size: u32,
+        /// Also measure with another image's pixels under the same masks and targets.
+        #[arg(long)]
+        shuffle_pixels: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the recipes inside this program, print one, or list all keys.
+    Recipes {
+        /// Print this one.
+        name: Option<String>,
+        /// List all keys with their meaning.
+        #[arg(long)]
+        keys: bool,
+    },
+}
+
+/// What a plan is made of.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The folder of shards.
+    #[arg(long)]
+    pub shards: PathBuf,
+    /// A recipe by name, or a file.
+    #[arg(long, default_value = "pretrain-base-22k")]
+    pub recipe: String,
+    /// Change a key of the recipe; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The run directory: checkpoints and log. Default: the recipe's name with .run
+    #[arg(long)]
+    pub run: Option<PathBuf>,
+    /// Steps in all; the same as --set steps=N
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Ranks in this process; with RANK and WORLD_SIZE in the environment there is one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), conflicts_with = "gpus")]
+    pub ranks: u32,
+    /// Device of the ranks.
+    #[arg(long, default_value = "cpu", value_parser = ["cpu"], conflicts_with = "gpus")]
+    pub device: String,
+    /// One rank on each of so many GPUs.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub gpus: Option<u32>,
+}

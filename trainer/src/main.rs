@@ -1,0 +1,205 @@
+//! `beit-train`: plan, train and evaluate without a daemon.
+
+mod cli;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use beit_trainer::control::Control;
+use beit_trainer::device::Device;
+use beit_trainer::error::TrainError;
+use beit_trainer::evaluate::{EvaluateAsk, evaluate};
+use beit_trainer::plan::{Ask, Plan};
+use beit_trainer::ranks::World;
+use beit_trainer::recipe::{EMBEDDED, KEYS, Recipe};
+use beit_trainer::run::run;
+use beit_trainer::stats::TrainStats;
+use clap::Parser;
+use serde_json::json;
+
+use cli::{Cli, Command, PlanArgs};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse(); // Exits with 2 on wrong usage.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("BEIT_LOG").unwrap_or_else(|_| "info".into()),
+        )
+        .with_target(false)
+        .init();
+    let done = match cli.command {
+        Command::Train { plan, json } => train(plan, json),
+        Command::Plan { plan, json } => show(plan, json),
+        Command::Evaluate { run, checkpoint, shards, samples, batch_size, shuffle_pixels, json } => {
+            let checkpoint = checkpoint.or(run).unwrap_or_default(); // clap sees to it that one is given
+            report(&EvaluateAsk { checkpoint, shards, samples, batch_size, shuffle_pixels }, json)
+        }
+        Command::Recipes { keys, name } => recipes(keys, name.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beit-train: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Resolves the command line into a plan; the only place that reads the environment.
+fn resolve(args: PlanArgs) -> Result<Plan, TrainError> {
+    let (recipe_name, mut recipe) = Recipe::find(&args.recipe)?;
+    for setting in &args.set {
+        recipe.apply(setting)?;
+    }
+    if let Some(steps) = args.steps {
+        recipe.steps = Some(steps);
+    }
+    let (device, local) = match (args.gpus, args.device.as_str()) {
+        (Some(gpus), _) => (Device::Cuda, gpus),
+        (None, _) => (Device::Cpu, args.ranks), // cpu is the only device that is asked for by name
+    };
+    let world = World::from_env(|name| std::env::var(name).ok())?.unwrap_or_else(|| World::inside(local));
+    let run = args.run.unwrap_or_else(|| format!("{recipe_name}.run").into());
+    Plan::new(Ask { recipe_name, recipe, shards: args.shards, run, world, device })
+}
+
+fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
+    let plan = resolve(args)?;
+    eprintln!("{plan}");
+    let control = Arc::new(Control::new());
+    watch_signals(&control)?;
+    let stats = Arc::new(TrainStats::new(plan.world.ranks()));
+    let begun = Instant::now();
+    let outcome = std::thread::scope(|scope| {
+        let (sender, over) = std::sync::mpsc::channel::<()>();
+        let watched = stats.clone();
+        scope.spawn(move || progress(&watched, &over));
+        let outcome = run(&plan, &control, &stats);
+        drop(sender);
+        outcome
+    })?;
+    let state = if outcome.finished { "finished" } else { "stopped as asked" };
+    eprintln!(
+        "{state} at step {} of {} after {:.1} s; checkpoint {}",
+        outcome.step,
+        plan.steps,
+        begun.elapsed().as_secs_f64(),
+        outcome.checkpoint.as_ref().map_or("none".into(), |path| path.display().to_string())
+    );
+    if json {
+        println!(
+            "{}",
+            json!({
+                "step": outcome.step,
+                "steps": plan.steps,
+                "finished": outcome.finished,
+                "resumed_from": outcome.resumed_from,
+                "checkpoint": outcome.checkpoint,
+                "loss": stats.loss.get(),
+                "mlm_acc": stats.mlm_acc.get(),
+                "samples_per_s": stats.samples_per_s.get(),
+                "seconds": begun.elapsed().as_secs_f64(),
+            })
+        );
+    }
+    Ok(())
+}
+
+/// SIGINT and SIGTERM ask for a checkpoint and an end; a second one ends at once.
+fn watch_signals(control: &Arc<Control>) -> anyhow::Result<()> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    let control = control.clone();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                std::process::exit(128 + signal);
+            }
+            eprintln!("beit-train: finishing the step and writing a checkpoint; once more to end at once");
+            control.stop();
+        }
+    })?;
+    Ok(())
+}
+
+/// Says every few seconds how far the run is, until `over` closes.
+fn progress(stats: &TrainStats, over: &std::sync::mpsc::Receiver<()>) {
+    use std::sync::mpsc::RecvTimeoutError;
+    let mut told = 0;
+    while over.recv_timeout(Duration::from_secs(5)) == Err(RecvTimeoutError::Timeout) {
+        let step = stats.step.load(Relaxed);
+        if step == told {
+            continue;
+        }
+        told = step;
+        let left = stats.steps.load(Relaxed).saturating_sub(step);
+        let done_here = stats.steps_here.load(Relaxed).max(1);
+        let samples_per_step = stats.samples.load(Relaxed) as f64 / step.max(1) as f64;
+        let eta = left as f64 * samples_per_step / stats.samples_per_s.get().max(1e-9);
+        eprintln!(
+            "step {step}/{} epoch {} loss {:.4} mlm_acc {:.4} lr {:.2e} {:.1} samples/s, {:.0} s left ({done_here} steps here)",
+            stats.steps.load(Relaxed),
+            stats.epoch.load(Relaxed),
+            stats.loss.get(),
+            stats.mlm_acc.get(),
+            stats.lr.get(),
+            stats.samples_per_s.get(),
+            eta,
+        );
+    }
+}
+
+fn show(args: PlanArgs, json: bool) -> anyhow::Result<()> {
+    let plan = resolve(args)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+    } else {
+        println!("{plan}");
+    }
+    Ok(())
+}
+
+fn report(ask: &EvaluateAsk, json: bool) -> anyhow::Result<()> {
+    let report = evaluate(ask)?;
+    if json {
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
+    println!(
+        "checkpoint of step {}, {} samples, {} masked tokens",
+        report.step, report.samples, report.masked_tokens
+    );
+    println!("loss              {:.4} nats, accuracy {:.4}", report.loss, report.accuracy);
+    println!(
+        "knowing no image  {:.4} nats (entropy of the same {} tokens), accuracy {:.4}",
+        report.marginal_entropy, report.distinct_tokens, report.majority_share
+    );
+    println!("gain              {:.4} nats", report.gain);
+    if let (Some(loss), Some(accuracy)) = (report.other_image_loss, report.other_image_accuracy) {
+        println!("another image     {loss:.4} nats, accuracy {accuracy:.4}");
+    }
+    Ok(())
+}
+
+fn recipes(keys: bool, name: Option<&str>) -> anyhow::Result<()> {
+    if keys {
+        for key in KEYS {
+            println!("{:<28} {:<34}{}", key.name, key.kind, key.doc);
+        }
+        return Ok(());
+    }
+    for (known, text) in EMBEDDED {
+        match name {
+            Some(name) if name == *known => print!("{text}"),
+            Some(_) => {}
+            None => println!("{known}"),
+        }
+    }
+    if let Some(name) = name {
+        Recipe::find(name)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+use super::*;
+
+fn data() -> DataFacts {
+    DataFacts {
+        digest: "d1".into(),
+        samples: 1000,
+        views: 2,
+        token_px: 112,
+        grid: [14, 14],
+        tokenizer: "test".into(),
+        tokenizer_digest: "t1".into(),
+        vocab: 512,
+    }
+}
+
+fn ask(settings: &[&str], ranks: u32) -> Ask {
+    let mut recipe = Recipe { epochs: 10, ..Recipe::default() };
+    for setting in settings {
+        recipe.apply(setting).unwrap();
+    }
+    Ask {
+        recipe_name: "test".into(),
+        recipe,
+        shards: "set.shards".into(),
+        run: "test.run".into(),
+        world: World::inside(ranks),
+        device: Device::Cpu,
+    }
+}
+
+#[track_caller]
+fn refused(settings: &[&str], ranks: u32, words: &str) {
+    let message = Plan::decide(ask(settings, ranks), data()).unwrap_err().to_string();
+    assert!(message.contains(words), "{message}");
+}
+
+#[test]
+fn lengths_follow_the_reference() {
+    let plan = Plan::decide(ask(&["batch_size=30"], 4), data()).unwrap();
+    // floor(floor(1000 / 30) / 4) = 8, times 10 epochs; warm-up of 5 epochs; checkpoints every 20 epochs: the end.
+    assert_eq!((plan.steps_per_epoch, plan.steps, plan.warmup_steps, plan.save_every_steps), (8, 80, 40, 80));
+    assert_eq!(plan.global_batch, 120);
+    assert_eq!((plan.epoch(8), plan.epoch(9)), (0, 1));
+}
+
+#[test]
+fn warmup_steps_work_without_warmup_epochs() {
+    let plan = Plan::decide(ask(&["warmup_epochs=0", "warmup_steps=7"], 1), data()).unwrap();
+    assert_eq!(plan.warmup_steps, 7);
+}
+
+#[test]
+fn a_few_samples_can_be_gone_over_many_times() {
+    let plan = Plan::decide(ask(&["steps=50", "batch_size=4096", "warmup_steps=2"], 1), data()).unwrap();
+    assert_eq!((plan.steps, plan.steps_per_epoch, plan.epoch(1)), (50, 0, 4));
+}
+
+#[test]
+fn things_that_do_not_go_together_are_named() {
+    refused(&["input_size=448"], 1, "28x28 patches");
+    refused(&["input_size=448"], 1, "14x14 tokens");
+    refused(&["input_size=225"], 1, "225");
+    refused(&["second_input_size=224"], 1, "views of 112 px");
+    refused(&["num_mask_patches=196"], 1, "num_mask_patches 196");
+    refused(&["batch_size=2000"], 1, "1000 samples, but batch_size 2000 x 1 ranks");
+    refused(&["steps=10", "warmup_steps=11"], 1, "warm-up takes 11 steps");
+    refused(&["num_heads=7"], 1, "multiple of the 7 heads");
+}
+
+#[test]
+fn a_plan_survives_its_json() {
+    let plan = Plan::decide(ask(&[], 2), data()).unwrap();
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+}
+
+#[test]
+fn another_data_set_tokenizer_or_model_does_not_continue_a_run() {
+    let saved = serde_json::to_value(Plan::decide(ask(&[], 2), data()).unwrap()).unwrap();
+    let differences = |settings: &[&str], ranks, data| {
+        Plan::decide(ask(settings, ranks), data).unwrap().differences(&saved).join("; ")
+    };
+    assert_eq!(differences(&["lr=1e-4", "epochs=20", "keep_last=1"], 2, data()), "");
+    assert_eq!(differences(&["batch_size=128"], 1, data()), ""); // the same global batch from other ranks
+    assert_eq!(differences(&["seed=1"], 2, data()), "seed was 0, now 1");
+    assert_eq!(differences(&["depth=3"], 2, data()), "depth was 12, now 3");
+    assert_eq!(differences(&[], 1, data()), "batch_size x ranks was 128, now 64");
+    let other = DataFacts { tokenizer_digest: "t2".into(), vocab: 8192, digest: "d2".into(), ..data() };
+    assert_eq!(
+        differences(&[], 2, other),
+        "data set was d1, now d2; tokenizer was t1, now t2; vocabulary was 512, now 8192"
+    );
+}
+
+#[test]
+fn a_plan_prints_what_matters() {
+    let text = Plan::decide(ask(&["clip_grad=3"], 2), data()).unwrap().to_string();
+    for words in ["14x14 of 512", "64 per rank x 2 ranks = 128", "clip 3", "75 of 196", "ranks 0..2 of 2"] {
+        assert!(text.contains(words), "{words} is missing from\n{text}");
+    }
+}

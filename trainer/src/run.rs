@@ -1,0 +1,198 @@
+//! A run from start to end: one thread per local rank, all fed by one loader, all stopping together.
+
+mod rank;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use beit_loader::Loader;
+use serde_json::json;
+
+use crate::checkpoint::{self, Checkpoint, Shelf};
+use crate::control::Control;
+use crate::error::{TrainError, io, torch};
+use crate::lock::RunLock;
+use crate::log::Log;
+use crate::plan::{DataFacts, Plan, open_set};
+use crate::ranks::{Comm, open};
+use crate::stats::{Stage, TrainStats};
+
+/// How a run ended, if it ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Steps done, over all starts of the run.
+    pub step: u64,
+    /// Whether that is all of them; otherwise somebody asked to stop.
+    pub finished: bool,
+    /// The step this start began at, if not at the beginning.
+    pub resumed_from: Option<u64>,
+    /// The newest checkpoint, in the process that leads.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// Trains as planned, from the newest sound checkpoint if there is one, until the last step or [`Control::stop`].
+///
+/// Blocks. The same plan on the same kind of machine gives the same weights, however often it was stopped between.
+///
+/// # Errors
+/// Anything that keeps the run from going on; weights up to the newest checkpoint are safe. A rank that fails or
+/// panics stops the others and is named.
+pub fn run(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outcome, TrainError> {
+    let outcome = supervise(plan, control, stats);
+    for local in 0..stats.ranks.len() {
+        stats.enter(local, Stage::Done);
+    }
+    outcome
+}
+
+/// What all local ranks share.
+struct Shared<'a> {
+    plan: &'a Plan,
+    control: &'a Control,
+    stats: &'a TrainStats,
+    log: Log,
+    shelf: Option<Shelf>,
+    /// Where the run goes on from, in the process that leads.
+    resumed: Option<PathBuf>,
+    first_step: u64,
+    /// The first failure; those after it are its echoes.
+    failure: Mutex<Option<TrainError>>,
+}
+
+fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outcome, TrainError> {
+    let timeout = Duration::from_secs(plan.recipe.collective_timeout_s);
+    let leads = plan.world.leads();
+    std::fs::create_dir_all(&plan.run).map_err(io("creating", &plan.run))?;
+    let _lock = if leads { Some(RunLock::take(&plan.run)?) } else { None };
+
+    let set = open_set(&plan.shards)?;
+    let facts = DataFacts::of(&set)?;
+    if facts != plan.data {
+        return Err(TrainError::Plan(format!(
+            "{} has changed since the plan was made; start again",
+            plan.shards.display()
+        )));
+    }
+    let shelf = if leads { Some(Shelf::open(&plan.run)?) } else { None };
+    let saved = match &shelf {
+        Some(shelf) => resume(plan, shelf, stats)?,
+        None => None,
+    };
+    let log = if leads { Log::open(&plan.run)? } else { Log::none() };
+
+    let (_server, address) = open(&plan.world, timeout)?;
+    let store = address.connect(plan.world.size, timeout)?;
+    let first_step = match leads {
+        true => {
+            let step = saved.as_ref().map_or(0, |saved| saved.state.step);
+            store.set("first_step", step.to_string().as_bytes()).map_err(torch("telling the first step"))?;
+            step
+        }
+        false => {
+            let text = store.get("first_step").map_err(torch("asking for the first step"))?;
+            String::from_utf8_lossy(&text)
+                .parse()
+                .map_err(|_| TrainError::Broken("the first step is no number".into()))?
+        }
+    };
+    stats.steps.store(plan.steps, Relaxed);
+    stats.step.store(first_step, Relaxed);
+    stats.samples.store(first_step * plan.global_batch, Relaxed);
+    let resumed_from = (first_step > 0).then_some(first_step);
+    log.event("start", json!({ "step": first_step, "plan": plan }));
+    if first_step >= plan.steps {
+        let checkpoint = saved.map(|saved| saved.path);
+        return Ok(Outcome { step: first_step, finished: true, resumed_from, checkpoint });
+    }
+
+    let mut loader = Loader::start(plan.loader_options(set.into(), first_step))
+        .map_err(|error| TrainError::Data(Box::new(error)))?;
+    stats.set_loader(loader.stats());
+    let resumed = saved.as_ref().map(|saved| saved.path.clone());
+    let shared = Shared { plan, control, stats, log, shelf, resumed, first_step, failure: Mutex::new(None) };
+    let mut saved = saved; // For rank 0, which shares it with the others.
+    let ends: Vec<Option<rank::End>> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = plan
+            .world
+            .ranks()
+            .map(|rank| {
+                let batches = loader.take_rank(rank);
+                let (shared, address, saved) = (&shared, address.clone(), saved.take());
+                std::thread::Builder::new()
+                    .name(format!("rank {rank}"))
+                    .spawn_scoped(scope, move || {
+                        // The group outlives the failure's record: others notice when it goes.
+                        let comm = match Comm::join(&address, rank, shared.plan.world.size, timeout) {
+                            Ok(comm) => comm,
+                            Err(error) => return shared.fail(rank, error),
+                        };
+                        match catch_unwind(AssertUnwindSafe(|| rank::train(shared, &comm, batches, saved))) {
+                            Ok(Ok(end)) => Some(end),
+                            Ok(Err(error)) => shared.fail(rank, error),
+                            Err(panic) => shared.fail(rank, TrainError::Broken(words(panic.as_ref()))),
+                        }
+                    })
+                    .map_err(|error| shared.fail(rank, io("starting a rank in", &plan.run)(error)))
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.ok().and_then(|rank| rank.join().ok().flatten())).collect()
+    });
+    loader.stop();
+    if let Some(error) = shared.failure.into_inner().unwrap_or_else(|held| held.into_inner()) {
+        shared.log.event("failed", json!({ "error": error.to_string() }));
+        return Err(error);
+    }
+    let Some(end) = ends.into_iter().flatten().next() else {
+        return Err(TrainError::Broken("no rank came to an end".into()));
+    };
+    shared.log.event("end", json!({ "step": end.step, "finished": end.step >= plan.steps }));
+    Ok(Outcome { step: end.step, finished: end.step >= plan.steps, resumed_from, checkpoint: end.checkpoint })
+}
+
+impl Shared<'_> {
+    /// Records the failure of a rank, if it is the first.
+    fn fail(&self, rank: u32, error: TrainError) -> Option<rank::End> {
+        tracing::error!(rank, %error, "A rank failed.");
+        let mut failure = self.failure.lock().unwrap_or_else(|held| held.into_inner());
+        failure.get_or_insert(match error {
+            error @ (TrainError::NotFinite { .. }
+            | TrainError::NotFiniteGradients { .. }
+            | TrainError::Io { .. }) => error,
+            error => TrainError::Rank { rank, reason: error.to_string() },
+        });
+        None
+    }
+}
+
+/// Finds and reads what to go on from, and makes sure that it belongs to this plan.
+fn resume(plan: &Plan, shelf: &Shelf, stats: &TrainStats) -> Result<Option<Checkpoint>, TrainError> {
+    let search = shelf.newest()?;
+    for (path, reason) in &search.skipped {
+        stats.checkpoint.skipped.fetch_add(1, Relaxed);
+        tracing::warn!(checkpoint = %path.display(), reason, "A checkpoint is damaged; passing it over.");
+    }
+    let Some(found) = search.found else { return Ok(None) };
+    let saved = checkpoint::read(&found.path)?;
+    let differences = plan.differences(&saved.state.plan);
+    if !differences.is_empty() {
+        let differences = differences.join("; ");
+        return Err(TrainError::OtherRun { checkpoint: found.path, differences });
+    }
+    stats.checkpoint.step.store(saved.state.step, Relaxed);
+    stats.checkpoint.published_unix_ms.store(saved.state.unix_ms, Relaxed);
+    tracing::info!(step = saved.state.step, checkpoint = %found.path.display(), "Resuming.");
+    Ok(Some(saved))
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panicked: {}", said.unwrap_or_else(|| "without words".into()))
+}
+
+#[cfg(test)]
+mod tests;
