@@ -8,6 +8,7 @@ mod call;
 mod globals;
 mod machine;
 mod node;
+mod reading;
 mod tree;
 
 pub(crate) use machine::Machine;
