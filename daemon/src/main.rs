@@ -1,3 +1,125 @@
-//! Settings, wiring, supervision, HTTP, /metrics.
+//! `beit-daemon`: trains a BEiT from shards, watches over it, and shows how it goes.
+//!
+//! Settings come in on the command line, a recipe says what to train; out come checkpoints in a run directory, and
+//! numbers over HTTP. Start reading at [`topology`]: it shows who runs and how they are wired.
 
-fn main() {}
+mod topology;
+
+mod settings;
+mod discover;
+mod rundir;
+
+mod supervisor;
+mod child;
+mod wire;
+mod worker;
+mod budget;
+
+mod board;
+mod metrics;
+mod http;
+mod page;
+mod screen;
+
+mod detach;
+mod doctor;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::settings::StartArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  beit-daemon start --gpus 16                       the reference's recipe on the only *.shards directory here
+  beit-daemon start --device cpu --ranks 2 --recipe pretrain-tiny-cpu --steps 300
+  beit-daemon start --recipe my.toml --set lr=1e-3 --run runs/lr1e-3 --listen 127.0.0.1:0 --detach
+  beit-daemon status --json
+  beit-daemon stop
+  beit-daemon doctor --shards photos.shards --seconds 10 --loader-only";
+
+/// Trains a BEiT from shards, watches over it, and shows how it goes.
+#[derive(Parser)]
+#[command(name = "beit-daemon", version, after_help = EXAMPLES)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train until all steps are done; a run goes on from the newest checkpoint in its directory
+    ///
+    /// SIGTERM or Ctrl-C saves a checkpoint and exits 0; a second one stops at the last checkpoint and exits 3.
+    Start(Box<StartArgs>),
+    /// Say how a run is
+    Status {
+        /// Run directory [default: the only live run under runs/]
+        #[arg(long, value_name = "DIR")]
+        run: Option<PathBuf>,
+        /// Print everything as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Save a checkpoint, end the run, and wait until it is gone
+    Stop {
+        /// Run directory [default: the only live run under runs/]
+        #[arg(long, value_name = "DIR")]
+        run: Option<PathBuf>,
+        /// How long to wait
+        #[arg(long, value_name = "SECONDS", default_value_t = 660)]
+        timeout: u64,
+    },
+    /// Measure what limits a run
+    Doctor(doctor::DoctorArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
+    /// The process that trains; `start` starts it
+    #[command(hide = true)]
+    Worker {
+        #[arg(long)]
+        supervisor: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Start(args) if args.in_background => {
+            detach::leave_session()?;
+            topology::start(&args)
+        }
+        Command::Start(args) if args.detach => detach::start(&args),
+        Command::Start(args) => topology::start(&args),
+        Command::Status { run, json } => status::status(run.as_deref(), json).map(|()| ExitCode::SUCCESS),
+        Command::Stop { run, timeout } => {
+            status::stop(run.as_deref(), Duration::from_secs(timeout)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Doctor(args) => doctor::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut CommandLine::command(), "beit-daemon", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Worker { supervisor } => {
+            screen::Screen::new().log_here();
+            worker::main(supervisor)
+        }
+    }
+}

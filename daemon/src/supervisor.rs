@@ -1,0 +1,283 @@
+//! Keeps one run going: starts the worker, shows what it reports, replaces it when it dies, ends it when asked.
+//!
+//! One thread, one queue: signals, HTTP requests and the worker's reports all arrive as [`Event`]s, so no two of them
+//! are ever handled at once.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tracing::{error, info, warn};
+
+use crate::board::{Board, State};
+use crate::budget::{Budget, RESTARTS};
+use crate::child::{Worker, post_mortem};
+use crate::rundir::Notice;
+use crate::screen::{Progress, Screen};
+use crate::settings::Settings;
+use crate::wire::{FromWorker, ToWorker};
+
+/// How often the supervisor looks up when nothing happens.
+const TICK: Duration = Duration::from_millis(200);
+
+/// How long a worker that has closed its pipe may take to be gone.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
+/// Something the supervisor acts on.
+#[derive(Debug)]
+pub enum Event {
+    /// The worker reports.
+    Report(FromWorker),
+    /// The worker printed a line.
+    Output(String),
+    /// The worker has closed its pipe: it is dead or about to be.
+    Silent,
+    /// Somebody wants the run saved and ended: a signal, or the API.
+    Stop {
+        /// Who, for the log.
+        who: &'static str,
+    },
+    /// Somebody wants a checkpoint now.
+    Checkpoint,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// All steps are done and saved.
+    Finished,
+    /// It was asked to stop and has saved everything.
+    Stopped,
+    /// It was asked to stop at once, or could not save in time: the last published checkpoint stands.
+    Cut,
+    /// It could not go on.
+    Failed(String),
+}
+
+/// How one worker's life ended.
+enum Life {
+    /// The run is over.
+    Over(Ending),
+    /// The worker died.
+    Died { cause: &'static str, message: String },
+}
+
+/// What has been asked of the run so far.
+#[derive(Default)]
+struct Asked {
+    stop: Option<Instant>,
+    now: bool,
+}
+
+/// The supervisor of one run.
+pub struct Supervisor {
+    settings: Settings,
+    board: Arc<Board>,
+    screen: Screen,
+    progress: Progress,
+    notice: Notice,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    budget: Budget,
+    asked: Asked,
+    plan_shown: bool,
+}
+
+impl Supervisor {
+    /// A supervisor that shows what it does on `board` and `screen`, and writes `notice` into the run directory.
+    pub fn new(
+        settings: Settings,
+        board: Arc<Board>,
+        screen: Screen,
+        notice: Notice,
+        (sender, events): (Sender<Event>, Receiver<Event>),
+    ) -> Supervisor {
+        let progress = Progress::new(screen.clone());
+        let (budget, asked, plan_shown) = (Budget::default(), Asked::default(), false);
+        Supervisor { settings, board, screen, progress, notice, events, sender, budget, asked, plan_shown }
+    }
+
+    /// Runs to the end of the run; the worker lives no longer than the thread that calls this.
+    ///
+    /// # Errors
+    /// The worker cannot be started at all, or the run directory cannot be written.
+    pub fn run(mut self) -> Result<Ending> {
+        let ending = loop {
+            self.enter(State::Starting)?;
+            let worker = Worker::start(&self.settings.job, &self.sender)?;
+            self.board.worker_started(worker.pid());
+            match self.attend(worker)? {
+                Life::Over(ending) => break ending,
+                Life::Died { message, .. } if self.asked.stop.is_some() => {
+                    self.board.worker_gone(Some(&message), None);
+                    warn!("The worker ended before it had saved: {message}.");
+                    break Ending::Cut;
+                }
+                Life::Died { cause, message } => {
+                    let Some(pause) = self.budget.spend(Instant::now()) else {
+                        self.board.worker_gone(Some(&message), None);
+                        break Ending::Failed(format!(
+                            "the worker died {} times without a new checkpoint in between; the last time: {message}",
+                            RESTARTS + 1
+                        ));
+                    };
+                    self.board.worker_gone(Some(&message), Some(cause));
+                    self.board.tell(format!("{message}; restarting in {} s", pause.as_secs()));
+                    error!(cause, "Restarting from the newest checkpoint in {} s: {message}.", pause.as_secs());
+                    self.enter(State::Restarting)?;
+                    if self.rest(pause) {
+                        break Ending::Stopped;
+                    }
+                }
+            }
+        };
+        self.progress.end();
+        self.notice.error = match &ending {
+            Ending::Failed(message) => Some(message.clone()),
+            _ => None,
+        };
+        self.enter(match ending {
+            Ending::Finished => State::Finished,
+            Ending::Stopped | Ending::Cut => State::Stopped,
+            Ending::Failed(_) => State::Failed,
+        })?;
+        Ok(ending)
+    }
+
+    /// Hears one worker out.
+    fn attend(&mut self, mut worker: Worker) -> Result<Life> {
+        let mut verdict = None;
+        if self.asked.stop.is_some() {
+            worker.ask(&ToWorker::Stop);
+        }
+        loop {
+            match self.events.recv_timeout(TICK) {
+                Ok(Event::Report(FromWorker::Planned(plan))) => {
+                    if !self.plan_shown {
+                        self.plan_shown = true;
+                        self.screen.print(&plan.text);
+                    }
+                    self.board.planned(*plan);
+                }
+                Ok(Event::Report(FromWorker::Started { resumed_step })) => self.started(resumed_step)?,
+                Ok(Event::Report(FromWorker::Sample(sample))) => {
+                    if sample.checkpoint.saved > 0 {
+                        self.budget.progress();
+                    }
+                    let before = self.board.facts().last.checkpoint.step;
+                    if let Some(step) = sample.checkpoint.step.filter(|step| Some(*step) != before) {
+                        self.board.tell(format!("checkpoint of step {step} published"));
+                    }
+                    self.board.sample(*sample);
+                    self.progress.show(&self.board.facts());
+                }
+                Ok(Event::Report(report)) => verdict = Some(report),
+                Ok(Event::Output(line)) => self.screen.print(&line),
+                Ok(Event::Silent) => break,
+                Ok(Event::Stop { who }) => self.stop(who, &mut worker)?,
+                Ok(Event::Checkpoint) => {
+                    self.board.tell("checkpoint asked for");
+                    worker.ask(&ToWorker::Checkpoint);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.asked.stop.is_some_and(|at| at.elapsed() > self.settings.stop_timeout) && !self.asked.now {
+                self.asked.now = true;
+                error!("The worker has not saved within {} s; ending it.", self.settings.stop_timeout.as_secs());
+                worker.kill();
+            }
+        }
+        let (status, last_words) = worker.wait(LAST_BREATH)?;
+        self.drain();
+        Ok(match verdict {
+            Some(FromWorker::Finished { complete, .. }) => {
+                self.board.worker_gone(None, None);
+                Life::Over(if complete { Ending::Finished } else { Ending::Stopped })
+            }
+            Some(FromWorker::Failed { permanent: true, message }) => {
+                self.board.worker_gone(Some(&message), None);
+                Life::Over(Ending::Failed(message))
+            }
+            // A rank's panic is caught by the trainer, which reports it as the rank's failure.
+            Some(FromWorker::Failed { message, .. }) if message.contains("panicked: ") => {
+                Life::Died { cause: "panic", message }
+            }
+            Some(FromWorker::Failed { message, .. }) => Life::Died { cause: "error", message },
+            _ => {
+                let death = post_mortem(status, &last_words);
+                Life::Died { cause: death.cause, message: death.message }
+            }
+        })
+    }
+
+    /// Prints what the worker said last, so that its death comes after its words.
+    fn drain(&mut self) {
+        let left: Vec<Event> = self.events.try_iter().collect();
+        for event in left {
+            match event {
+                Event::Output(line) => self.screen.print(&line),
+                Event::Stop { .. } => self.asked.stop = self.asked.stop.or(Some(Instant::now())),
+                _ => {}
+            }
+        }
+    }
+
+    fn stop(&mut self, who: &'static str, worker: &mut Worker) -> Result<()> {
+        if self.asked.stop.is_none() {
+            self.asked.stop = Some(Instant::now());
+            info!("Stopping, asked by {who}: the worker saves a checkpoint first; ask again to stop at once.");
+            self.board.tell(format!("stop asked by {who}"));
+            worker.ask(&ToWorker::Stop);
+            self.enter(State::Stopping)?;
+        } else if who != "the API" && !self.asked.now {
+            // A second request over HTTP may be a nervous client; a second signal is meant.
+            self.asked.now = true;
+            warn!("Stopping at once, asked by {who}: the last published checkpoint stands.");
+            worker.kill();
+        }
+        Ok(())
+    }
+
+    /// Waits before a restart; true: it was asked to stop instead.
+    fn rest(&mut self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            match self.events.recv_timeout(left) {
+                Ok(Event::Stop { who }) => {
+                    info!("Stopping, asked by {who}: no worker is alive, the newest checkpoint stands.");
+                    self.asked.stop = Some(Instant::now());
+                }
+                Ok(Event::Output(line)) => self.screen.print(&line),
+                _ => {}
+            }
+            if self.asked.stop.is_some() {
+                return true;
+            }
+        }
+        self.asked.stop.is_some()
+    }
+
+    fn started(&mut self, resumed_step: Option<u64>) -> Result<()> {
+        let text = match resumed_step {
+            Some(step) => format!("going on from the checkpoint of step {step}"),
+            None => "starting at step 0".to_owned(),
+        };
+        info!("Training, {text}.");
+        self.board.tell(text);
+        if self.asked.stop.is_none() {
+            self.enter(State::Running)?;
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, state: State) -> Result<()> {
+        if state == State::Starting && self.asked.stop.is_some() {
+            return Ok(());
+        }
+        self.board.set_state(state);
+        self.notice.state = state;
+        self.settings.run.put_notice(&self.notice)
+    }
+}

@@ -1,0 +1,158 @@
+//! The whole daemon on one page: who runs, and how they are wired.
+//!
+//! ```text
+//!  SIGTERM, SIGINT ─▶ thread "signals" ──┐
+//!  browser, Prometheus ◀─▶ 2 threads "http" ──┤ Event            ┌───────────── worker process ─────────────┐
+//!                               ▲             ▼                  │ stdin   ─▶ thread "orders" ─▶ Control     │
+//!                             Board ◀── supervisor (main thread) ┤ stdout  ◀─ reporter, 5/s  ◀─ TrainStats   │
+//!                                          │        ▲            │ stderr  ◀─ log              (atomics)     │
+//!                                          ▼        └─ restarts  │                                           │
+//!                                   progress line      it        │ loader pool ─▶ ring ─▶ rank 0..N ─▶ saves │
+//!                                                                └───────────────────────────────────────────┘
+//! ```
+//! Everything that can go wrong in training is in the worker's process; the supervisor computes nothing. The worker
+//! dies with its supervisor (PDEATHSIG, and an end of file on its stdin), the supervisor's lock and port die with it,
+//! so that no kill leaves anything behind. The wiring inside the worker is `beit_trainer::run`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::board::{Board, Facts, State, now};
+use crate::http;
+use crate::metrics::Metrics;
+use crate::rundir::{Notice, process_started};
+use crate::screen::Screen;
+use crate::settings::{Settings, StartArgs};
+use crate::supervisor::{Ending, Event, Supervisor};
+use crate::wire::Sample;
+
+/// Exit status of a run that was cut short: asked to stop, but the last steps are not saved.
+const CUT: u8 = 3;
+
+/// Trains what `args` ask for, in this process and a worker of its own, until the run ends.
+///
+/// # Errors
+/// Anything that keeps the run from starting; a run that fails later is told on the screen and in the exit status.
+pub fn start(args: &StartArgs) -> Result<ExitCode> {
+    let screen = Screen::new();
+    screen.log_here();
+    let settings = Settings::resolve(args, Path::new("."))?;
+    let _lock = settings.run.lock()?;
+    let listener = http::bind(settings.listen)?;
+    let address = listener.local_addr().context("asking for the port")?;
+    let token = settings.run.new_token()?;
+
+    let pid = std::process::id();
+    let notice = Notice {
+        pid,
+        pid_started: process_started(pid).unwrap_or_default(),
+        address,
+        recipe: settings.job.recipe_name.clone(),
+        state: State::Starting,
+        error: None,
+    };
+    settings.run.put_notice(&notice)?;
+    let board = Arc::new(Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?));
+
+    let (sender, events) = channel();
+    listen_for_signals(sender.clone())?;
+    http::serve(listener, board.clone(), token, sender.clone())?;
+    writeln!(std::io::stdout(), "listening on http://{address}").context("writing to stdout")?;
+    if !address.ip().is_loopback() {
+        tracing::warn!("Listening on {address}: whoever reaches it can read this run's numbers and paths.");
+    }
+
+    // The worker is started by this very thread, which lives as long as the process: see `child::Worker::start`.
+    let run = settings.run.clone();
+    let shards = settings.job.shards.clone();
+    let ending = Supervisor::new(settings, board.clone(), screen.clone(), notice, (sender, events)).run()?;
+    Ok(tell(&ending, &board.facts(), run.newest_checkpoint(), &shards, &screen))
+}
+
+/// Signals become events: the first asks for a stop, the second is meant.
+fn listen_for_signals(events: Sender<Event>) -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("listening for signals")?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            let who = if signal == SIGINT { "Ctrl-C" } else { "SIGTERM" };
+            if events.send(Event::Stop { who }).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn facts(settings: &Settings, notice: &Notice) -> Facts {
+    Facts {
+        state: notice.state,
+        run: settings.run.path().display().to_string(),
+        recipe: notice.recipe.clone(),
+        shards: settings.job.shards.display().to_string(),
+        device: settings.job.device.name().to_owned(),
+        url: format!("http://{}", notice.address),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: notice.pid,
+        worker_pid: None,
+        started_at: now(),
+        plan: None,
+        last: Sample::default(),
+        samples_per_second: 0.0,
+        eta_seconds: None,
+        restarts: BTreeMap::new(),
+        error: None,
+        events: VecDeque::new(),
+    }
+}
+
+/// Says what was done and what to type next.
+fn tell(ending: &Ending, facts: &Facts, checkpoint: Option<u64>, shards: &Path, screen: &Screen) -> ExitCode {
+    let steps = facts.plan.as_ref().map_or(0, |plan| plan.steps);
+    let last = &facts.last;
+    let run = &facts.run;
+    let saved = match checkpoint {
+        Some(step) => format!("checkpoint {run}/checkpoints/step-{step:08}"),
+        None => "no checkpoint".to_owned(),
+    };
+    let again = format!("the same command goes on from there (it ran in {run})");
+    let (text, status) = match ending {
+        Ending::Finished => {
+            let result = if last.last_step_at.is_some() {
+                format!(", loss {:.4}, masked accuracy {:.2} %", last.loss, 100.0 * last.mlm_acc)
+            } else {
+                String::new()
+            };
+            let next = format!(
+                "to train longer, give the same command with --steps {}; the data is in {}",
+                steps.saturating_mul(2),
+                shards.display()
+            );
+            (format!("finished: {steps} steps done{result}\n{saved}\n{next}"), ExitCode::SUCCESS)
+        }
+        Ending::Stopped => {
+            (format!("stopped at step {} of {steps}\n{saved}\n{again}", last.step), ExitCode::SUCCESS)
+        }
+        Ending::Cut => {
+            let lost = last.step.saturating_sub(checkpoint.unwrap_or(0));
+            (
+                format!("stopped without saving: {lost} steps will be done again\n{saved}\n{again}"),
+                ExitCode::from(CUT),
+            )
+        }
+        Ending::Failed(message) => (format!("error: {message}"), ExitCode::FAILURE),
+    };
+    // A person on a terminal reads one place; a script may read stdout alone.
+    if matches!(ending, Ending::Failed(_)) || std::io::stdout().is_terminal() {
+        screen.print(&text);
+    } else {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+    status
+}

@@ -1,0 +1,299 @@
+//! The worker process: trains what its supervisor says, reports how it goes, and never outlives it.
+
+use std::io::{self, BufReader, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use beit_loader::LoaderStats;
+use beit_trainer::control::Control;
+use beit_trainer::error::TrainError;
+use beit_trainer::plan::Plan;
+use beit_trainer::stats::TrainStats;
+use rustix::process::Signal;
+
+use crate::board::now;
+use crate::settings::Job;
+use crate::wire::{
+    self, CheckpointSample, FromWorker, LoaderSample, Planned, RankSample, Sample, ToWorker, VERSION,
+};
+
+/// How often the worker reports.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+
+/// How long to wait for a worker before us, killed with its supervisor a moment ago, to let go of the run.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Runs a worker on its two pipes; `supervisor` is the process that started it.
+///
+/// # Errors
+/// The pipes or the first message are not as they should be, which only a start by hand can cause.
+pub fn main(supervisor: u32) -> Result<ExitCode> {
+    die_with(supervisor)?;
+    ignore_signals()?;
+    let mut reports = take_stdout()?;
+    let mut orders = BufReader::new(io::stdin());
+    let job = match wire::receive(&mut orders).context("reading what to train")? {
+        Some(ToWorker::Begin { version, job }) => {
+            ensure!(version == VERSION, "supervisor speaks version {version}, this worker {VERSION}");
+            *job
+        }
+        other => bail!("expected what to train, found {other:?}; workers are started by `beit-daemon start`"),
+    };
+    let control = Arc::new(Control::new());
+    thread::Builder::new().name("orders".into()).spawn({
+        let control = control.clone();
+        move || obey(orders, &control)
+    })?;
+
+    let (last_word, status) = match train(&job, &control, &mut reports) {
+        Ok(finished) => (finished, ExitCode::SUCCESS),
+        Err(failure) => (failure, ExitCode::FAILURE),
+    };
+    wire::send(&mut reports, &last_word).context("reporting the end")?;
+    Ok(status)
+}
+
+/// Plans and trains; either way returns the last thing to report.
+fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Result<FromWorker, FromWorker> {
+    let permanent = |error: anyhow::Error| FromWorker::Failed { permanent: true, message: format!("{error:#}") };
+    let plan = job.ask().and_then(|ask| Ok(Plan::new(ask)?)).map_err(permanent)?;
+    tell(reports, &FromWorker::Planned(Box::new(planned(&plan))));
+
+    let stats = TrainStats::new(plan.world.ranks());
+    let over = AtomicBool::new(false);
+    let mut watch = Watch::default();
+    let (outcome, started) = thread::scope(|scope| {
+        let reporter = scope.spawn(|| report(&stats, &plan, &over, &mut watch, &mut *reports));
+        let outcome = run(&plan, control, &stats);
+        over.store(true, Release);
+        (outcome, reporter.join().unwrap_or(true))
+    });
+    if outcome.is_ok() && !started {
+        tell(reports, &started_report(&stats));
+    }
+    if outcome.is_ok() || started {
+        tell(reports, &FromWorker::Sample(Box::new(sample(&stats, &plan, &mut watch))));
+    }
+    match outcome {
+        Ok(end) => {
+            Ok(FromWorker::Finished { complete: end.finished, step: end.step, checkpoint: end.checkpoint })
+        }
+        Err(error) => {
+            // What fails before the first step fails again; what fails later may be the weather, and is tried again.
+            let permanent = !started || would_recur(&error);
+            Err(FromWorker::Failed { permanent, message: format!("{:#}", anyhow::Error::new(error)) })
+        }
+    }
+}
+
+/// Trains; waits for the run directory while a dying worker still holds it.
+fn run(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<beit_trainer::run::Outcome, TrainError> {
+    let begun = Instant::now();
+    loop {
+        match beit_trainer::run::run(plan, control, stats) {
+            Err(TrainError::Locked { .. }) if begun.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether the same run would fail in the same way again.
+fn would_recur(error: &TrainError) -> bool {
+    matches!(
+        error,
+        TrainError::Plan(_)
+            | TrainError::Device(_)
+            | TrainError::OtherRun { .. }
+            | TrainError::NotFinite { .. }
+            | TrainError::NotFiniteGradients { .. }
+            | TrainError::Locked { .. }
+    )
+}
+
+/// Reports until the run is over; returns whether it had started by then.
+fn report(
+    stats: &TrainStats,
+    plan: &Plan,
+    over: &AtomicBool,
+    watch: &mut Watch,
+    reports: &mut impl Write,
+) -> bool {
+    let mut started = false;
+    while !over.load(Acquire) {
+        if !started && stats.steps.load(Relaxed) > 0 {
+            started = true;
+            tell(reports, &started_report(stats));
+        }
+        if started {
+            tell(reports, &FromWorker::Sample(Box::new(sample(stats, plan, watch))));
+        }
+        thread::sleep(REPORT_EVERY);
+    }
+    started
+}
+
+fn started_report(stats: &TrainStats) -> FromWorker {
+    let here = stats.steps_here.load(Relaxed);
+    let first = match here {
+        0 => stats.checkpoint.step.load(Relaxed),
+        _ => stats.step.load(Relaxed).saturating_sub(here),
+    };
+    FromWorker::Started { resumed_step: (first > 0).then_some(first) }
+}
+
+fn planned(plan: &Plan) -> Planned {
+    Planned {
+        text: plan.to_string(),
+        steps: plan.steps,
+        world_size: plan.world.size,
+        global_batch: plan.global_batch,
+        samples: plan.data.samples,
+    }
+}
+
+/// Sees when the last step ended, to within one report.
+#[derive(Debug, Default)]
+struct Watch {
+    steps_done: u64,
+    at: Option<f64>,
+}
+
+impl Watch {
+    fn look(&mut self, steps_done: u64) -> Option<f64> {
+        if steps_done > self.steps_done {
+            self.steps_done = steps_done;
+            self.at = Some(now());
+        }
+        self.at
+    }
+}
+
+/// Translates the trainer's and the loader's counts into a message.
+fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    let steps_done = stats.steps_here.load(Relaxed);
+    let loader = stats.loader();
+    let saved = &stats.checkpoint;
+    let saved_ms = saved.published_unix_ms.load(Relaxed);
+    Sample {
+        step: stats.step.load(Relaxed),
+        epoch: stats.epoch.load(Relaxed),
+        loss: stats.loss.get(),
+        mlm_acc: stats.mlm_acc.get(),
+        lr: stats.lr.get(),
+        grad_norm: stats.grad_norm.get(),
+        steps_done,
+        samples: steps_done * plan.global_batch,
+        last_step_at: watch.look(steps_done),
+        ranks: stats
+            .ranks
+            .iter()
+            .enumerate()
+            .map(|(local, rank)| {
+                let (stage, stage_seconds) = stats.stage(local);
+                RankSample {
+                    rank: rank.rank,
+                    data_wait_seconds: seconds(rank.data_wait_ns.load(Relaxed)),
+                    queue_depth: loader.map_or(0, |loader| loader.ranks[local].depth()),
+                    stage: stage.name().to_owned(),
+                    stage_seconds,
+                }
+            })
+            .collect(),
+        loader: loader.map(|loader| loaded(loader)).unwrap_or_default(),
+        checkpoint: CheckpointSample {
+            saved: saved.published.load(Relaxed),
+            failed: saved.failures.load(Relaxed),
+            step: (saved_ms > 0).then(|| saved.step.load(Relaxed)),
+            at: (saved_ms > 0).then(|| saved_ms as f64 / 1e3),
+            bytes: saved.bytes.load(Relaxed),
+            seconds: saved.seconds.get(),
+        },
+    }
+}
+
+fn loaded(stats: &LoaderStats) -> LoaderSample {
+    let stages = [
+        ("read", &stats.read_ns),
+        ("decode", &stats.decode_ns),
+        ("jitter", &stats.jitter_ns),
+        ("resize", &stats.resize_ns),
+        ("mask", &stats.mask_ns),
+        ("handoff", &stats.handoff_ns),
+        ("idle", &stats.idle_ns),
+    ];
+    LoaderSample {
+        samples: stats.images.load(Relaxed),
+        bytes: stats.bytes.load(Relaxed),
+        cpu_seconds: stats.cpu_ns.load(Relaxed) as f64 / 1e9,
+        stage_seconds: stages
+            .iter()
+            .map(|(stage, ns)| ((*stage).to_owned(), ns.load(Relaxed) as f64 / 1e9))
+            .collect(),
+        replaced: stats.corrupt.replaced(),
+        corrupt: stats
+            .corrupt
+            .by_reason()
+            .into_iter()
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .collect(),
+    }
+}
+
+/// Does what the supervisor asks; when the supervisor is gone, so is the worker.
+fn obey(mut orders: impl io::BufRead, control: &Control) {
+    loop {
+        match wire::receive(&mut orders) {
+            Ok(Some(ToWorker::Stop)) => control.stop(),
+            Ok(Some(ToWorker::Checkpoint)) => control.checkpoint_now(),
+            Ok(Some(ToWorker::Begin { .. })) => {}
+            Ok(None) | Err(_) => end_at_once(),
+        }
+    }
+}
+
+/// Sends a report; a supervisor that does not listen any more is gone.
+fn tell(reports: &mut impl Write, report: &FromWorker) {
+    if wire::send(reports, report).is_err() {
+        end_at_once();
+    }
+}
+
+/// Ends without unwinding: ranks are inside libtorch, and what is published is safe.
+fn end_at_once() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    std::process::abort()
+}
+
+/// Has the kernel kill this process when its supervisor dies, however that happens.
+fn die_with(supervisor: u32) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).context("tying the worker to its supervisor")?;
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    ensure!(parent == i32::try_from(supervisor).ok(), "the supervisor {supervisor} is gone already");
+    Ok(())
+}
+
+/// Leaves signals to the supervisor, which asks for a checkpoint: a terminal or an init system may signal all of us.
+fn ignore_signals() -> Result<()> {
+    let ignored = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, ignored.clone()).context("leaving signals to the supervisor")?;
+    }
+    Ok(())
+}
+
+/// Keeps stdout for reports alone: whatever a library prints goes to stderr from now on.
+fn take_stdout() -> Result<std::fs::File> {
+    let reports = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3).context("taking the report pipe")?;
+    rustix::stdio::dup2_stdout(io::stderr()).context("sending prints to stderr")?;
+    Ok(reports.into())
+}
