@@ -3,4 +3,7 @@
 //! Needs the release binaries (`make build`); `make test` builds them first.
 
 mod architecture;
+mod build;
+mod daemon;
 mod house;
+mod learning;

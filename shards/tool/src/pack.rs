@@ -31,6 +31,8 @@ pub struct Packer {
     /// Whether an earlier run has published the manifest.
     complete: bool,
     current: Option<Current>,
+    /// Keeps other builds out of `out`; the kernel lets go of it however this process ends.
+    _lock: std::fs::File,
 }
 
 /// The shard being written.
@@ -57,12 +59,14 @@ pub struct Summary {
 }
 
 impl Packer {
-    /// Looks at what earlier runs have left in `out`; nothing is written yet.
+    /// Makes `out` if it is not there, locks it, and looks at what earlier runs have left in it.
     ///
     /// # Errors
-    /// shards of another tokenizer, seed or view specification, or damaged ones
+    /// another build at work there; shards of another tokenizer, seed or view specification, or damaged ones
     pub fn open(out: &Path, spec: SetSpec, classes: Vec<String>, shard_size: u64) -> Result<Self> {
+        std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
         let mut packer = Self {
+            _lock: lock(out)?,
             out: out.to_owned(),
             spec,
             classes,
@@ -173,7 +177,6 @@ impl Packer {
 
     fn current(&mut self, entry: &Entry) -> Result<&mut Current> {
         if self.current.is_none() {
-            std::fs::create_dir_all(&self.out).with_context(|| format!("making {}", self.out.display()))?;
             let writer = ShardWriter::create(&self.out, self.done.len() as u64, &self.spec, &self.classes)?;
             self.current = Some(Current { writer, first_entry: entry.index, stretch: blake3::Hasher::new() });
         }
@@ -207,7 +210,10 @@ impl Packer {
     pub fn finish(mut self, max_bad: f64, progress: &Progress) -> Result<Summary> {
         self.cut()?;
         let entries = self.entries_done();
-        ensure!(entries > 0, "no images in the source: nothing was packed");
+        if entries == 0 {
+            std::fs::remove_dir(&self.out).ok(); // made for nothing, unless something else is in it
+            bail!("no images in the source: its class folders are empty, nothing was packed");
+        }
         let allowed = (max_bad * entries as f64 + 1e-9).floor() as u64;
         ensure!(
             self.quarantined <= allowed,
@@ -318,6 +324,23 @@ impl ListingCheck<'_> {
             "the source has fewer images than the shards made from it; build into a fresh --out"
         );
         Ok(())
+    }
+}
+
+/// Locks a directory against a second build, without leaving a file in it.
+fn lock(out: &Path) -> Result<std::fs::File> {
+    use rustix::fs::{FlockOperation, flock};
+    let dir = std::fs::File::open(out).with_context(|| format!("opening {}", out.display()))?;
+    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(dir),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("another beit-shard build is at work in {}; wait for it, or stop it first", out.display())
+        }
+        // Some network file systems cannot lock directories; a build there is as safe as its user is careful.
+        Err(error) => {
+            tracing::warn!(folder = %out.display(), %error, "The output folder cannot be locked: run one build at a time.");
+            Ok(dir)
+        }
     }
 }
 

@@ -45,8 +45,7 @@ pub fn find(dir: &Path, set: &ShardSet, name: &str) -> Result<u64> {
         None => catalog.find_path(name)?,
     };
     if let Some(entry) = entry {
-        let before: u64 = set.shards().iter().take(entry.shard as usize).map(beit_shards::Shard::len).sum();
-        return Ok(before + entry.index);
+        return set.index_of(entry.shard, entry.index).context("the catalog names a record that is not there");
     }
     if let Some(reason) = catalog.quarantine_reason(name)? {
         bail!("{name} was quarantined: {reason}");
