@@ -73,7 +73,9 @@ impl Tokenizer {
         let gains = file.metadata.get("gains").map(String::as_str).unwrap_or_default();
         let gains: Vec<(String, f64)> = gains
             .lines()
-            .filter_map(|line| line.split_once('=').and_then(|(name, gain)| Some((name.to_owned(), gain.parse().ok()?))))
+            .filter_map(|line| {
+                line.split_once('=').and_then(|(name, gain)| Some((name.to_owned(), gain.parse().ok()?)))
+            })
             .collect();
         let mut encoder = Half { gains: gains.clone(), ..Half::default() };
         let mut decoder = Half { gains, ..Half::default() };
@@ -84,7 +86,11 @@ impl Tokenizer {
             }
         }
         encoder.strip_prefix("encoder.");
-        decoder.gains = decoder.gains.iter().filter_map(|(n, g)| Some((n.strip_prefix("decoder.")?.to_owned(), *g))).collect();
+        decoder.gains = decoder
+            .gains
+            .iter()
+            .filter_map(|(n, g)| Some((n.strip_prefix("decoder.")?.to_owned(), *g)))
+            .collect();
         let where_ = path.display().to_string();
         let encoder = Encoder::new(encoder.into_weights(path, "the encoder", device)?, None)?;
         let vocab = i64::from(encoder.geometry(&where_)?.vocab);
@@ -113,7 +119,8 @@ impl Tokenizer {
             gains += &gain_lines("decoder", decoder.block_gains(), usual);
         }
         let card = serde_json::to_string(self.card()).expect("a card is plain text and numbers");
-        let mut metadata = BTreeMap::from([("format".to_owned(), FORMAT.to_owned()), ("card".to_owned(), card)]);
+        let mut metadata =
+            BTreeMap::from([("format".to_owned(), FORMAT.to_owned()), ("card".to_owned(), card)]);
         if !gains.is_empty() {
             metadata.insert("gains".to_owned(), gains);
         }
@@ -144,7 +151,14 @@ impl Half {
                     .and_then(Value::as_bool),
             },
             _ => Self {
-                tensors: file.state_dict(&["state_dict", "model", "module", "weights", "encoder", "decoder"])?,
+                tensors: file.state_dict(&[
+                    "state_dict",
+                    "model",
+                    "module",
+                    "weights",
+                    "encoder",
+                    "decoder",
+                ])?,
                 ..Self::default()
             },
         };
@@ -189,7 +203,8 @@ impl Half {
     /// The same, after a look at whether this is an encoder at all.
     fn into_weights(self, path: &Path, half: &str, device: Device) -> Result<Weights, TokenizerError> {
         let not = |found: String| TokenizerError::NotATokenizer { path: path.to_owned(), found };
-        let (Some(input), Some(output)) = (self.get("blocks.input.w"), self.get("blocks.output.conv.w")) else {
+        let (Some(input), Some(output)) = (self.get("blocks.input.w"), self.get("blocks.output.conv.w"))
+        else {
             return Err(not(self.describe()));
         };
         let (into, out) = (input.shape().get(1).copied(), output.shape().first().copied());
@@ -258,7 +273,8 @@ fn half_tensors<'a>(
     let mut out = Vec::new();
     for (name, tensor) in convs.flat_map(named) {
         let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
-        let tensor = beit_torchfile::Tensor::from_f32(&shape, &values(tensor)?).expect("as many values as the shape says");
+        let tensor = beit_torchfile::Tensor::from_f32(&shape, &values(tensor)?)
+            .expect("as many values as the shape says");
         out.push((format!("{half}.{name}"), tensor));
     }
     Ok(out)

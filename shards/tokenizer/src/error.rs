@@ -95,7 +95,9 @@ pub enum TokenizerError {
         found: usize,
     },
     /// A token beyond the vocabulary.
-    #[error("token {token} is beyond the vocabulary of {vocab} codes of tokenizer {name}: these tokens are another tokenizer's")]
+    #[error(
+        "token {token} is beyond the vocabulary of {vocab} codes of tokenizer {name}: these tokens are another tokenizer's"
+    )]
     Token {
         /// The tokenizer's name.
         name: String,
@@ -111,7 +113,9 @@ pub enum TokenizerError {
         name: String,
     },
     /// Decoding was asked of a tokenizer that came without a decoder.
-    #[error("tokenizer {name} has no decoder; put decoder.pkl beside encoder.pkl, or use a .safetensors file with both")]
+    #[error(
+        "tokenizer {name} has no decoder; put decoder.pkl beside encoder.pkl, or use a .safetensors file with both"
+    )]
     NoDecoder {
         /// The tokenizer's name.
         name: String,

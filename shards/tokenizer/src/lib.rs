@@ -32,3 +32,6 @@ pub use usage::{CodeUse, psnr};
 pub fn set_threads(threads: usize) {
     tch::set_num_threads(threads.clamp(1, 1024) as i32);
 }
+
+#[cfg(test)]
+mod tests;

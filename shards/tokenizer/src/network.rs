@@ -21,7 +21,11 @@ pub(crate) struct Conv {
 
 impl Conv {
     /// Takes `{name}.w` and `{name}.b` out of `weights`.
-    pub(crate) fn take(weights: &mut Weights, name: &str, expect_inputs: i64) -> Result<Self, TokenizerError> {
+    pub(crate) fn take(
+        weights: &mut Weights,
+        name: &str,
+        expect_inputs: i64,
+    ) -> Result<Self, TokenizerError> {
         let weight = weights.take(&format!("{name}.w"))?;
         let bias = weights.take(&format!("{name}.b"))?;
         let size = weight.size();
@@ -242,7 +246,10 @@ impl Decoder {
         if trunk.output.outputs != 6 {
             return Err(weights.shape(
                 "blocks.output.conv.w",
-                format!("has {} outputs; a decoder has 6 (place and width for three colours)", trunk.output.outputs),
+                format!(
+                    "has {} outputs; a decoder has 6 (place and width for three colours)",
+                    trunk.output.outputs
+                ),
             ));
         }
         Ok(Self(trunk))
@@ -282,7 +289,8 @@ impl Decoder {
             let hot = hot.f_permute([0, 3, 1, 2]).and_then(|t| t.f_to_kind(Kind::Float)).map_err(&verb)?;
             return self.forward(&hot, Kind::Float);
         }
-        let table = input.weight.f_view([input.outputs, input.inputs]).and_then(|w| w.f_tr()).map_err(&verb)?;
+        let table =
+            input.weight.f_view([input.outputs, input.inputs]).and_then(|w| w.f_tr()).map_err(&verb)?;
         let table = table.f_contiguous().map_err(&verb)?; // [V, n_init]
         let rows = Tensor::f_embedding(&table, tokens, -1, false, false).map_err(&verb)?; // [B, h, w, n_init]
         let x = rows.f_add(&input.bias).and_then(|t| t.f_permute([0, 3, 1, 2])).map_err(verb)?;

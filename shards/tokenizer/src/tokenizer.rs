@@ -114,11 +114,17 @@ impl Tokenizer {
     /// [`TokenizerError::Grid`] when `px` is not a positive multiple of the stride
     pub fn grid(&self, px: u32) -> Result<u32, TokenizerError> {
         let stride = self.stride();
-        if px >= stride && px % stride == 0 {
+        if px >= stride && px.is_multiple_of(stride) {
             return Ok(px / stride);
         }
         let lower = (px / stride).max(1) * stride;
-        Err(TokenizerError::Grid { name: self.name().to_owned(), px, stride, lower, upper: (px / stride + 1).max(2) * stride })
+        Err(TokenizerError::Grid {
+            name: self.name().to_owned(),
+            px,
+            stride,
+            lower,
+            upper: (px / stride + 1).max(2) * stride,
+        })
     }
 
     /// Appends the tokens of `batch` images to `out`, image after image, row by row.
@@ -130,11 +136,21 @@ impl Tokenizer {
     /// `pixels` is `[batch, px, px, 3]`, RGB; `out` grows by `batch · (px / stride)²`
     /// # Errors
     /// [`TokenizerError::Grid`], [`TokenizerError::Length`], and [`TokenizerError::NotFinite`] for damaged weights
-    pub fn encode(&self, pixels: &[u8], batch: usize, px: u32, out: &mut Vec<u16>) -> Result<(), TokenizerError> {
+    pub fn encode(
+        &self,
+        pixels: &[u8],
+        batch: usize,
+        px: u32,
+        out: &mut Vec<u16>,
+    ) -> Result<(), TokenizerError> {
         let grid = self.grid(px)? as usize;
         let image = px as usize * px as usize * 3;
         if pixels.len() != batch * image {
-            return Err(TokenizerError::Length { what: "pixels", expected: batch * image, found: pixels.len() });
+            return Err(TokenizerError::Length {
+                what: "pixels",
+                expected: batch * image,
+                found: pixels.len(),
+            });
         }
         let networks = self.lock();
         let _guard = tch::no_grad_guard();
@@ -214,7 +230,9 @@ impl Tokenizer {
         let networks = self.lock();
         let _guard = tch::no_grad_guard();
         let decoder = networks.decoder.as_ref();
-        decoder.ok_or_else(|| TokenizerError::NoDecoder { name: self.name().to_owned() })?.forward_tokens(tokens)
+        decoder
+            .ok_or_else(|| TokenizerError::NoDecoder { name: self.name().to_owned() })?
+            .forward_tokens(tokens)
     }
 
     /// Number of weights of the encoder and of the decoder (0 without one).
@@ -239,7 +257,8 @@ impl Tokenizer {
         let verb = torch("picking tokens");
         let rows = logits.f_permute([0, 2, 3, 1]).and_then(|t| t.f_contiguous()).map_err(&verb)?;
         let (best, tokens) = rows.f_max_dim(-1, false).map_err(&verb)?;
-        let finite = best.f_isfinite().and_then(|t| t.f_all()).and_then(|t| t.f_int64_value(&[])).map_err(&verb)?;
+        let finite =
+            best.f_isfinite().and_then(|t| t.f_all()).and_then(|t| t.f_int64_value(&[])).map_err(&verb)?;
         match finite {
             1 => tokens.f_contiguous().map_err(verb),
             _ => Err(TokenizerError::NotFinite { name: self.name().to_owned() }),
@@ -248,10 +267,17 @@ impl Tokenizer {
 }
 
 /// `[batch, px, px, 3]` bytes → 0.8 · x / 255 + 0.1, fp32 [batch, 3, px, px] in channels-last layout.
-pub(crate) fn map_pixels(pixels: &[u8], batch: usize, px: u32, device: Device) -> Result<Tensor, TokenizerError> {
+pub(crate) fn map_pixels(
+    pixels: &[u8],
+    batch: usize,
+    px: u32,
+    device: Device,
+) -> Result<Tensor, TokenizerError> {
     let size = [batch as i64, i64::from(px), i64::from(px), 3];
     let verb = torch("copying pixels");
-    let x = Tensor::f_from_data_size(pixels, &size, Kind::Uint8).and_then(|t| t.f_to_device(device)).map_err(&verb)?;
+    let x = Tensor::f_from_data_size(pixels, &size, Kind::Uint8)
+        .and_then(|t| t.f_to_device(device))
+        .map_err(&verb)?;
     let mut x = x.f_to_kind(Kind::Float).map_err(&verb)?;
     let _ = x.f_div_scalar_(255.0).map_err(&verb)?;
     let _ = x.f_mul_scalar_(1.0 - 2.0 * EPS).map_err(&verb)?;
@@ -264,7 +290,8 @@ pub(crate) fn pixels_u8(maps: &Tensor) -> Result<Tensor, TokenizerError> {
     let verb = torch("unmapping pixels");
     let x = maps.f_narrow(1, 0, 3).and_then(|t| t.f_sigmoid()).map_err(&verb)?;
     let x = x.f_sub_scalar(EPS).and_then(|t| t.f_div_scalar(1.0 - 2.0 * EPS)).map_err(&verb)?;
-    let x = x.f_clamp(0.0, 1.0).and_then(|t| t.f_mul_scalar(255.0)).and_then(|t| t.f_round()).map_err(&verb)?;
+    let x =
+        x.f_clamp(0.0, 1.0).and_then(|t| t.f_mul_scalar(255.0)).and_then(|t| t.f_round()).map_err(&verb)?;
     let x = x.f_to_kind(Kind::Uint8).and_then(|t| t.f_to_device(Device::Cpu)).map_err(&verb)?;
     x.f_permute([0, 2, 3, 1]).and_then(|t| t.f_contiguous()).map_err(verb)
 }

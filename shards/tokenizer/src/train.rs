@@ -170,7 +170,8 @@ impl<'a> Trainer<'a> {
         let noise = self.gumbel.at(step)?.f_view([-1, vocab]).map_err(&verb)?;
         let noisy = rows.f_add(&noise).and_then(|t| t.f_mul_scalar(1.0 / tau)).map_err(&verb)?;
         let soft = noisy.f_softmax(-1, Kind::Float).map_err(&verb)?; // [B·h·w, V]
-        let codes = soft.f_view([batch, h, w, vocab]).and_then(|t| t.f_permute([0, 3, 1, 2])).map_err(&verb)?;
+        let codes =
+            soft.f_view([batch, h, w, vocab]).and_then(|t| t.f_permute([0, 3, 1, 2])).map_err(&verb)?;
         let decoder = self.networks.decoder.as_ref().expect("a network in training has both halves");
         let maps = decoder.forward(&codes.f_to_kind(self.kind).map_err(&verb)?, self.kind)?;
 

@@ -19,7 +19,12 @@ impl Weights {
     }
 
     /// Adds `values`, row-major, under a state-dict name.
-    pub(crate) fn insert(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<(), TokenizerError> {
+    pub(crate) fn insert(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: &[f32],
+    ) -> Result<(), TokenizerError> {
         let size: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
         let tensor = Tensor::f_from_slice(values)
             .and_then(|t| t.f_reshape(&size))

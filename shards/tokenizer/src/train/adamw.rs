@@ -27,10 +27,14 @@ pub(super) struct AdamW {
 
 impl AdamW {
     /// Moves the weights of `convs` into one vector and makes each conv's tensors trainable views of it.
-    pub(super) fn new<'a>(convs: impl Iterator<Item = &'a mut Conv>, hyper: Hyper) -> Result<Self, TokenizerError> {
+    pub(super) fn new<'a>(
+        convs: impl Iterator<Item = &'a mut Conv>,
+        hyper: Hyper,
+    ) -> Result<Self, TokenizerError> {
         let verb = torch("laying weights out for training");
         let mut slots: Vec<&mut Tensor> = convs.flat_map(|conv| [&mut conv.weight, &mut conv.bias]).collect();
-        let parts: Vec<Tensor> = slots.iter().map(|tensor| in_memory_order(tensor)).collect::<Result<_, _>>()?;
+        let parts: Vec<Tensor> =
+            slots.iter().map(|tensor| in_memory_order(tensor)).collect::<Result<_, _>>()?;
         let flat = Tensor::f_cat(&parts, 0).map_err(&verb)?;
         let mut leaves = Vec::with_capacity(slots.len());
         let mut start = 0;
@@ -43,7 +47,8 @@ impl AdamW {
                 [o, i, h, w] => part.f_view([o, h, w, i]).and_then(|t| t.f_permute([0, 3, 1, 2])),
                 _ => part.f_view(&size[..]),
             };
-            let leaf = view.and_then(|t| t.f_detach()).and_then(|t| t.f_set_requires_grad(true)).map_err(&verb)?;
+            let leaf =
+                view.and_then(|t| t.f_detach()).and_then(|t| t.f_set_requires_grad(true)).map_err(&verb)?;
             leaves.push(leaf.shallow_clone());
             **slot = leaf;
         }
@@ -59,7 +64,8 @@ impl AdamW {
 
     /// Goes back from `loss` and makes one update; gives the gradient's norm before clipping.
     pub(super) fn step(&mut self, loss: &Tensor, lr: f64) -> Result<f64, TokenizerError> {
-        let grads = Tensor::f_run_backward(&[loss], &self.leaves, false, false).map_err(torch("going back"))?;
+        let grads =
+            Tensor::f_run_backward(&[loss], &self.leaves, false, false).map_err(torch("going back"))?;
         let _guard = tch::no_grad_guard();
         let parts: Vec<Tensor> = grads.iter().map(in_memory_order).collect::<Result<_, _>>()?;
         let verb = torch("updating weights");
@@ -99,4 +105,49 @@ fn in_memory_order(tensor: &Tensor) -> Result<Tensor, TokenizerError> {
         _ => tensor.shallow_clone(),
     };
     rows.f_reshape([-1]).and_then(|t| t.f_to_kind(Kind::Float)).map_err(verb)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::Weights;
+
+    #[test]
+    fn three_clipped_updates_equal_the_formula_in_double_precision() {
+        let mut weights = Weights::new("test", tch::Device::Cpu);
+        weights.insert("c.w", &[2, 3, 1, 1], &[0.5, -0.25, 0.125, 1.0, -1.5, 2.0]).unwrap();
+        weights.insert("c.b", &[2], &[0.1, -0.2]).unwrap();
+        let mut conv = Conv::take(&mut weights, "c", 3).unwrap();
+        let hyper = Hyper { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip_norm: 1.0 };
+        let mut optimizer = AdamW::new(std::iter::once(&mut conv), hyper).unwrap();
+        assert_eq!(optimizer.weights(), 8);
+
+        let mut w = [0.5, -0.25, 0.125, 1.0, -1.5, 2.0, 0.1, -0.2f64];
+        let (mut m, mut v) = ([0.0; 8], [0.0; 8]);
+        for step in 1..=3 {
+            let lr = 0.01 * f64::from(step);
+            // loss = Σ w³ + Σ b², so the gradient is 3w² and 2b
+            let loss =
+                conv.weight.pow_tensor_scalar(3).sum(Kind::Float) + conv.bias.square().sum(Kind::Float);
+            let norm = optimizer.step(&loss, lr).unwrap();
+            let g: Vec<f64> =
+                w.iter().enumerate().map(|(i, x)| if i < 6 { 3.0 * x * x } else { 2.0 * x }).collect();
+            let length = g.iter().map(|g| g * g).sum::<f64>().sqrt();
+            assert!((norm / length - 1.0).abs() < 1e-6);
+            for i in 0..8 {
+                let g = g[i] * (1.0 / length).min(1.0);
+                m[i] = 0.9 * m[i] + 0.1 * g;
+                v[i] = 0.999 * v[i] + 0.001 * g * g;
+                let (mh, vh) = (m[i] / (1.0 - 0.9f64.powi(step)), v[i] / (1.0 - 0.999f64.powi(step)));
+                w[i] = w[i] * (1.0 - lr * 0.1) - lr * mh / (vh.sqrt() + 1e-8);
+            }
+        }
+        let ours = [conv.weight.view([-1]), conv.bias.shallow_clone()];
+        let ours = Vec::<f32>::try_from(Tensor::cat(&ours, 0)).unwrap();
+        for (ours, expect) in ours.iter().zip(w) {
+            assert!((f64::from(*ours) - expect).abs() < 1e-5, "{ours} {expect}");
+        }
+        optimizer.freeze().unwrap();
+        assert!(!conv.weight.requires_grad());
+    }
 }

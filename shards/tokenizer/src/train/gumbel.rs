@@ -21,12 +21,15 @@ impl Gumbel {
     /// Draws the pool for steps that need `needed` values each.
     pub(super) fn new(seed: u64, needed: usize, device: Device) -> Result<Self, TokenizerError> {
         let mut unit = vec![0f32; needed + SPARE as usize];
-        SeedKey { seed, stream: u64::MAX, index: 0, purpose: Purpose::Gumbel }.draws().fill_unit_f32(&mut unit);
+        SeedKey { seed, stream: u64::MAX, index: 0, purpose: Purpose::Gumbel }
+            .draws()
+            .fill_unit_f32(&mut unit);
         for u in &mut unit {
             *u = -(-u.max(1e-10).ln()).ln();
         }
-        let pool =
-            Tensor::f_from_slice(&unit).and_then(|t| t.f_to_device(device)).map_err(torch("copying noise"))?;
+        let pool = Tensor::f_from_slice(&unit)
+            .and_then(|t| t.f_to_device(device))
+            .map_err(torch("copying noise"))?;
         Ok(Self { seed, needed: needed as i64, pool })
     }
 

@@ -33,7 +33,8 @@ pub(super) fn networks(options: &Options, device: Device) -> Result<Networks, To
     let encoder = Encoder::new(bag.weights, None)?;
 
     let shape = Geometry { hidden: options.decoder_hidden.unwrap_or(options.hidden), ..shape };
-    let mut bag = Bag { weights: Weights::new("the new decoder", device), seed: options.seed, stream: 1 << 32 };
+    let mut bag =
+        Bag { weights: Weights::new("the new decoder", device), seed: options.seed, stream: 1 << 32 };
     let first = i64::from(options.decoder_init);
     bag.conv("blocks.input", vocab, first, 1)?;
     let widths: Vec<i64> = (0..options.groups).rev().map(|g| shape.width(g)).collect();
@@ -92,7 +93,13 @@ impl Bag {
         self.weights.insert(&format!("{name}.b"), &shape[..1], &vec![0.0; shape[0]])
     }
 
-    fn groups(&mut self, first: i64, widths: &[i64], blocks: u32, kernels: [i64; 4]) -> Result<(), TokenizerError> {
+    fn groups(
+        &mut self,
+        first: i64,
+        widths: &[i64],
+        blocks: u32,
+        kernels: [i64; 4],
+    ) -> Result<(), TokenizerError> {
         let mut inputs = first;
         for (g, &outputs) in widths.iter().enumerate() {
             for k in 1..=blocks {

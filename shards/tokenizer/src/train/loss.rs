@@ -40,11 +40,54 @@ pub(super) fn usage(probabilities: &Tensor) -> Result<Tensor, TokenizerError> {
 /// averaged over images, per pixel and colour: the paper's KL term beside a mean likelihood.
 ///
 /// `log_probabilities` is `[B · positions, V]`; `values` is the number of pixels × colours of one image.
-pub(super) fn kl_to_uniform(log_probabilities: &Tensor, positions: f64, values: f64) -> Result<Tensor, TokenizerError> {
+pub(super) fn kl_to_uniform(
+    log_probabilities: &Tensor,
+    positions: f64,
+    values: f64,
+) -> Result<Tensor, TokenizerError> {
     let verb = torch("computing the KL term");
     let codes = log_probabilities.size()[1] as f64;
     let p = log_probabilities.f_exp().map_err(&verb)?;
     let rows = p.f_mul(log_probabilities).and_then(|t| t.f_sum_dim_intlist(-1i64, false, Kind::Float));
-    let mean = rows.and_then(|t| t.f_mean(Kind::Float)).and_then(|t| t.f_add_scalar(codes.ln())).map_err(&verb)?;
+    let mean =
+        rows.and_then(|t| t.f_mean(Kind::Float)).and_then(|t| t.f_add_scalar(codes.ln())).map_err(&verb)?;
     mean.f_mul_scalar(positions / values).map_err(verb)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likelihood_is_a_density_over_the_unit_interval() {
+        let n = 200_000;
+        let x: Vec<f32> = (0..n).map(|i| 0.1 + 0.8 * (i as f32 + 0.5) / n as f32).collect();
+        for (place, log_width) in [(0.0, -2.0), (0.7, -3.0), (-1.0, -2.5)] {
+            let mut mass = 0.0;
+            for chunk in x.chunks(1000) {
+                let image = Tensor::from_slice(chunk).view([-1, 1, 1, 1]).expand([-1, 3, 1, 1], false);
+                let maps = Tensor::cat(&[image.full_like(place), image.full_like(log_width)], 1);
+                for i in 0..chunk.len() as i64 / 100 {
+                    let at = i * 100;
+                    let nll = logit_laplace(&maps.narrow(0, at, 1), &image.narrow(0, at, 1)).unwrap();
+                    mass += (-nll.double_value(&[])).exp() * 0.8 * 100.0 / f64::from(n);
+                }
+            }
+            assert!((mass - 1.0).abs() < 0.01, "{mass}"); // what lies beyond [0.1, 0.9] is tiny for these
+        }
+    }
+
+    #[test]
+    fn usage_is_zero_for_uniform_codes_and_ln_v_for_one_code() {
+        let uniform = Tensor::full([10, 8], 1.0 / 8.0, (Kind::Float, tch::Device::Cpu));
+        assert!(usage(&uniform).unwrap().double_value(&[]).abs() < 1e-6);
+        let one = Tensor::zeros([10, 8], (Kind::Float, tch::Device::Cpu));
+        let _ = one.narrow(1, 3, 1).fill_(1.0);
+        assert!((usage(&one).unwrap().double_value(&[]) - 8f64.ln()).abs() < 1e-6);
+        // sure of one code each, but all codes in turn: no usage penalty, full KL
+        let each = Tensor::eye(8, (Kind::Float, tch::Device::Cpu));
+        assert!(usage(&each).unwrap().double_value(&[]).abs() < 1e-6);
+        let log = (each + 1e-12).log();
+        assert!((kl_to_uniform(&log, 8.0, 2.0).unwrap().double_value(&[]) - 4.0 * 8f64.ln()).abs() < 1e-4);
+    }
 }

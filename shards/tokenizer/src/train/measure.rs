@@ -46,7 +46,9 @@ impl Verdict {
     pub fn advice(self) -> &'static str {
         match self {
             Verdict::Healthy => "healthy: many codes are in use",
-            Verdict::Narrow => "narrow: few codes carry most tokens; train for more steps or on more varied images",
+            Verdict::Narrow => {
+                "narrow: few codes carry most tokens; train for more steps or on more varied images"
+            }
             Verdict::Collapsed => {
                 "collapsed: a few codes stand for everything, so masked tokens would be trivial to guess; \
                  do not use it (keep the usage term and the data-dependent start on, lower the learning rate, train longer)"

@@ -100,26 +100,44 @@ impl Options {
         if !(2..=65536).contains(&self.vocab) {
             return bad("vocab", format!("{} codes; 2 to 65536 are possible", self.vocab));
         }
-        if self.hidden == 0 || self.hidden % 4 != 0 || self.decoder_hidden.is_some_and(|n| n == 0 || n % 4 != 0) {
+        if self.hidden == 0
+            || !self.hidden.is_multiple_of(4)
+            || self.decoder_hidden.is_some_and(|n| n == 0 || !n.is_multiple_of(4))
+        {
             return bad("hidden", "channels must be a positive multiple of 4".to_owned());
         }
         if !(1..=8).contains(&self.groups) || self.blocks == 0 || self.decoder_init == 0 {
             return bad("groups", "there must be 1 to 8 groups of at least one block".to_owned());
         }
         let stride = 1 << (self.groups - 1);
-        if self.px < stride || self.px % stride != 0 {
-            let problem = format!("{} px, but {} groups make tokens of {stride} px: not a multiple", self.px, self.groups);
+        if self.px < stride || !self.px.is_multiple_of(stride) {
+            let problem = format!(
+                "{} px, but {} groups make tokens of {stride} px: not a multiple",
+                self.px, self.groups
+            );
             return bad("px", problem);
         }
         if self.steps == 0 || self.batch == 0 {
             return bad("steps", "at least one step of at least one image".to_owned());
         }
         let positive = [self.lr, self.clip_norm, self.tau_last];
-        let natural = [self.usage_weight, self.kl_weight, self.weight_decay, self.lr_floor, self.tau_share, self.kl_ramp];
-        if positive.iter().any(|v| !(v.is_finite() && *v > 0.0)) || natural.iter().any(|v| !(v.is_finite() && *v >= 0.0)) {
-            return bad("lr", "rates, weights, shares and temperatures must be finite and not negative".to_owned());
+        let natural = [
+            self.usage_weight,
+            self.kl_weight,
+            self.weight_decay,
+            self.lr_floor,
+            self.tau_share,
+            self.kl_ramp,
+        ];
+        if positive.iter().any(|v| !(v.is_finite() && *v > 0.0))
+            || natural.iter().any(|v| !(v.is_finite() && *v >= 0.0))
+        {
+            return bad(
+                "lr",
+                "rates, weights, shares and temperatures must be finite and not negative".to_owned(),
+            );
         }
-        if held_out == 0 || held_out % self.image_bytes() != 0 {
+        if held_out == 0 || !held_out.is_multiple_of(self.image_bytes()) {
             return bad("held-out images", format!("{held_out} bytes are not images of {} px", self.px));
         }
         Ok(())

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use beit_views::{Limits, RgbImage};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// File endings that are images, as torchvision knows them.
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
@@ -42,7 +42,12 @@ impl Album {
             list(path, &mut files)?;
         }
         let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        ensure!(!files.is_empty(), "no images in {}; looked for files ending in {}", names.join(", "), ENDINGS.join(", "));
+        ensure!(
+            !files.is_empty(),
+            "no images in {}; looked for files ending in {}",
+            names.join(", "),
+            ENDINGS.join(", ")
+        );
         ensure!(u32::try_from(files.len()).is_ok(), "more than 4 billion images");
         Ok(Self {
             kept: files.iter().map(|_| OnceLock::new()).collect(),

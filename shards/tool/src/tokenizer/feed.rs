@@ -5,7 +5,9 @@
 use super::album::Album;
 use anyhow::Result;
 use beit_tokenizer::train::Want;
-use beit_views::{Interpolation, Jitter, PixelRect, Purpose, Renderer, SeedKey, View, ViewSpec, contrast_grey};
+use beit_views::{
+    Interpolation, Jitter, PixelRect, Purpose, Renderer, SeedKey, View, ViewSpec, contrast_grey,
+};
 use crossbeam::channel::{Receiver, bounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,8 +90,12 @@ pub fn shuffled(numbers: &[u32], seed: u64, epoch: u64) -> Vec<u32> {
 /// The largest square in the middle of an image, resized to `px`: how held-out images are looked at.
 pub fn render_centre(renderer: &mut Renderer, image: &beit_views::RgbImage, px: u32, out: &mut [u8]) {
     let side = image.width.min(image.height);
-    let crop =
-        PixelRect { left: (image.width - side) / 2, top: (image.height - side) / 2, width: side, height: side };
+    let crop = PixelRect {
+        left: (image.width - side) / 2,
+        top: (image.height - side) / 2,
+        width: side,
+        height: side,
+    };
     let view = View { jitter: Jitter::NONE, flip: false, crop };
     renderer.render_image(image, &view, 0, px, Interpolation::Lanczos, out);
 }

@@ -45,10 +45,13 @@ pub fn run(args: &Args) -> Result<()> {
         "Shape     {} groups of {} blocks, {} channels after the first layer, gain {:.6}",
         shape.groups, shape.blocks_per_group, shape.hidden, shape.post_gain
     );
-    println!("Weights   {encoder} in the encoder, {}", match decoder {
-        0 => "no decoder".to_owned(),
-        n => format!("{n} in the decoder"),
-    });
+    println!(
+        "Weights   {encoder} in the encoder, {}",
+        match decoder {
+            0 => "no decoder".to_owned(),
+            n => format!("{n} in the decoder"),
+        }
+    );
     if let Some(half) = card.use_float16 {
         println!("Half      the file asks for half precision on CUDA: {half}; here everything runs in fp32");
     }

@@ -51,7 +51,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let tokenizer = Tokenizer::find(Some(&args.tokenizer))?;
     if !tokenizer.has_decoder() {
-        bail!("{} has no decoder, so there is nothing to show; put decoder.pkl beside encoder.pkl", tokenizer.name());
+        bail!(
+            "{} has no decoder, so there is nothing to show; put decoder.pkl beside encoder.pkl",
+            tokenizer.name()
+        );
     }
     if let Some(threads) = args.threads {
         beit_tokenizer::set_threads(usize::from(threads));
@@ -66,7 +69,15 @@ pub fn run(args: &Args) -> Result<()> {
         false => all,
     };
 
-    let mut look = Look { tokenizer: &tokenizer, px, grid, codes: CodeUse::new(tokenizer.vocab()), squared_error: 0.0, images: 0, encode_s: 0.0 };
+    let mut look = Look {
+        tokenizer: &tokenizer,
+        px,
+        grid,
+        codes: CodeUse::new(tokenizer.vocab()),
+        squared_error: 0.0,
+        images: 0,
+        encode_s: 0.0,
+    };
     let mut sheet = Sheet::new(px, 4);
     let mut renderer = Renderer::new();
     let mut pixels = Vec::new();
@@ -81,7 +92,8 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
         let seen = look.at(&pixels)?;
-        for (original, reconstruction) in pixels.chunks_exact(image_bytes).zip(seen.chunks_exact(image_bytes)) {
+        for (original, reconstruction) in pixels.chunks_exact(image_bytes).zip(seen.chunks_exact(image_bytes))
+        {
             if sheet.len() < args.pairs as usize {
                 sheet.push(original, reconstruction);
             }
@@ -114,8 +126,11 @@ impl Look<'_> {
         self.encode_s += start.elapsed().as_secs_f64();
         self.codes.add(&tokens);
         let seen = self.tokenizer.decode(&tokens, count, (self.grid, self.grid))?;
-        self.squared_error +=
-            pixels.iter().zip(&seen).map(|(&a, &b)| f64::from((i32::from(a) - i32::from(b)).pow(2))).sum::<f64>();
+        self.squared_error += pixels
+            .iter()
+            .zip(&seen)
+            .map(|(&a, &b)| f64::from((i32::from(a) - i32::from(b)).pow(2)))
+            .sum::<f64>();
         self.images += count;
         Ok(seen)
     }
@@ -125,12 +140,24 @@ impl Look<'_> {
         let psnr_db = psnr(self.squared_error, values);
         let (codes, vocab) = (&self.codes, self.tokenizer.vocab());
         let rate = self.images as f64 / self.encode_s;
-        println!("Tokenizer  {} ({vocab} codes, one per {stride}x{stride} px)", self.tokenizer.name(), stride = self.tokenizer.stride());
-        println!("Images     {} of {} px, {} tokens; {rate:.1} images/s encoded", self.images, self.px, codes.tokens());
+        println!(
+            "Tokenizer  {} ({vocab} codes, one per {stride}x{stride} px)",
+            self.tokenizer.name(),
+            stride = self.tokenizer.stride()
+        );
+        println!(
+            "Images     {} of {} px, {} tokens; {rate:.1} images/s encoded",
+            self.images,
+            self.px,
+            codes.tokens()
+        );
         println!("Perplexity {:.1} of {vocab} (entropy {:.3} nats)", codes.perplexity(), codes.entropy());
         println!("Codes used {} ({:.0} %)", codes.used(), 100.0 * codes.used() as f64 / f64::from(vocab));
-        let top: Vec<String> =
-            codes.most_frequent(5).iter().map(|(code, share)| format!("{code}: {:.1} %", 100.0 * share)).collect();
+        let top: Vec<String> = codes
+            .most_frequent(5)
+            .iter()
+            .map(|(code, share)| format!("{code}: {:.1} %", 100.0 * share))
+            .collect();
         println!("Top codes  {}", top.join(", "));
         println!("PSNR       {psnr_db:.2} dB from the tokens alone");
         if bad > 0 {

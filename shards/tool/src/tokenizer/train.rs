@@ -113,15 +113,36 @@ pub struct Args {
     /// Threads of the network [default: all cores]; the same number gives the same bytes
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Run convolutions in bfloat16: faster on processors that have it
-    #[arg(long)]
-    bf16: bool,
+    /// Arithmetic of the convolutions; auto = bf16 where the processor has it (1.6 times as fast), else f32
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    precision: Precision,
     /// Measure on the held-out images every so many steps [default: 20 times in all]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     measure_every: Option<u64>,
     /// Print a summary object as the last line of stdout
     #[arg(long)]
     json: bool,
+}
+
+/// Arithmetic of the convolutions; weights, softmax and losses are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Precision {
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl Precision {
+    fn is_bf16(self) -> bool {
+        match self {
+            Precision::F32 => false,
+            Precision::Bf16 => true,
+            #[cfg(target_arch = "x86_64")]
+            Precision::Auto => std::arch::is_x86_feature_detected!("avx512bf16"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Precision::Auto => false,
+        }
+    }
 }
 
 impl Args {
@@ -143,7 +164,7 @@ impl Args {
             data_init: !self.no_data_init,
             tau_last: self.tau,
             tau_share: self.tau_share,
-            bf16: self.bf16,
+            bf16: self.precision.is_bf16(),
             seed: self.seed,
             measure_every: self.measure_every.unwrap_or(self.steps.div_ceil(20)),
             ..Options::default()
@@ -156,7 +177,7 @@ impl Args {
             "images": images, "px": self.px, "vocab": self.vocab, "hidden": self.hidden, "groups": self.groups,
             "blocks": self.blocks, "steps": self.steps, "batch": self.batch, "lr": self.lr, "warmup": self.warmup,
             "usage_weight": self.usage_weight, "kl_weight": self.kl_weight, "data_init": !self.no_data_init,
-            "tau": self.tau, "tau_share": self.tau_share, "bf16": self.bf16, "seed": self.seed,
+            "tau": self.tau, "tau_share": self.tau_share, "bf16": self.precision.is_bf16(), "seed": self.seed,
             "crop_scale": [self.crop_scale.0, self.crop_scale.1], "color_jitter": self.color_jitter,
             "decoder_init": self.decoder_init, "decoder_hidden": self.decoder_hidden.unwrap_or(self.hidden),
         })
@@ -166,7 +187,11 @@ impl Args {
 /// Trains, saves, and says what came of it.
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
-    ensure!(args.force || !args.out.exists(), "{} exists; give another --out, or --force to replace it", args.out.display());
+    ensure!(
+        args.force || !args.out.exists(),
+        "{} exists; give another --out, or --force to replace it",
+        args.out.display()
+    );
     ensure!((0.0..1.0).contains(&args.holdout), "--holdout {}: a share from 0 to below 1", args.holdout);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.map_or(cores, usize::from);
@@ -199,11 +224,16 @@ pub fn run(args: &Args) -> Result<()> {
     let mut log = Log::new(args.steps, args.vocab);
     let mut images = |want: Want, out: &mut [u8]| feed.fill(want, out).map_err(Into::into);
     let training = Instant::now();
-    let trained = beit_tokenizer::train::train(&args.options(), card, &mut images, &held_out, &mut |progress| log.step(progress))?;
+    let trained =
+        beit_tokenizer::train::train(&args.options(), card, &mut images, &held_out, &mut |progress| {
+            log.step(progress)
+        })?;
     let seconds = training.elapsed().as_secs_f64();
     log.bar.finish_and_clear();
 
-    let tokenizer = trained.tokenizer.with_measured(json!({ "held_out": trained.measured, "kind": kind, "verdict": trained.verdict }));
+    let tokenizer = trained
+        .tokenizer
+        .with_measured(json!({ "held_out": trained.measured, "kind": kind, "verdict": trained.verdict }));
     tokenizer.save(&args.out).with_context(|| format!("saving {}", args.out.display()))?;
     let rate = (args.steps * u64::from(args.batch)) as f64 / seconds;
     let trained = Trained { tokenizer, ..trained };
