@@ -134,7 +134,7 @@ pub enum TrainError {
         loss: f64,
     },
     /// A rank failed, and so the others were stopped.
-    #[error("rank {rank} failed: {reason}")]
+    #[error("rank {rank}: {reason}")]
     Rank {
         /// Which.
         rank: u32,

@@ -57,6 +57,7 @@ macro_rules! keys {
     ($( $(#[doc = $doc:literal])+ $name:ident: $kind:ty = $default:expr, $rule:literal, $holds:expr; )+) => {
         /// Every key with a value: what a recipe says, and defaults for the rest.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default)] // a plan saved before a key existed has its default
         pub struct Recipe { $( $(#[doc = $doc])+ pub $name: $kind, )+ }
 
         impl Default for Recipe {

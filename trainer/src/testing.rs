@@ -1,4 +1,4 @@
-//! A tiny data set whose tokens follow from its pixels, and a tiny plan for it: real shards, real views.
+//! A tiny data set whose tokens follow from its pixels: real shards, real views. The tests in `tests/` use it too.
 
 use std::path::Path;
 
@@ -7,17 +7,32 @@ use beit_shards::{
 };
 use beit_views::{Interpolation, Purpose, Renderer, RgbImage, SeedKey, View, ViewSpec, contrast_grey};
 
-use crate::device::Device;
-use crate::plan::{Ask, Plan};
-use crate::ranks::World;
-use crate::recipe::Recipe;
-
 /// Tokens along a side.
 const SIDE: usize = 4;
 /// Token view and patch view, px.
 const PX: u32 = 32;
 /// Different tokens.
 const VOCAB: u32 = 16;
+
+/// What to train on such shards: width 32, two layers, drop path on.
+pub(crate) const RECIPE: &[&str] = &[
+    "batch_size=4",
+    "steps=8",
+    "warmup_steps=2",
+    "input_size=32",
+    "patch_size=8",
+    "embed_dim=32",
+    "depth=2",
+    "num_heads=2",
+    "drop_path=0.3",
+    "num_mask_patches=6",
+    "min_mask_patches_per_block=2",
+    "lr=2e-3",
+    "clip_grad=3",
+    "num_workers=2",
+    "threads_per_rank=1", // small tensors only lose by more, and on a busy machine they lose minutes
+    "collective_timeout_s=30",
+];
 
 /// Writes `samples` images of soft gradients; the token of a cell is its brightness in the view, in 16 steps.
 pub(crate) fn write_shards(folder: &Path, samples: u32, seed: u64, tokenizer: &str) {
@@ -102,43 +117,4 @@ fn tokens(pixels: &[u8]) -> Vec<u16> {
             (sum / (cell * cell) * VOCAB as usize / 256) as u16
         })
         .collect()
-}
-
-/// What to train on such shards: width 32, two layers, drop path on.
-pub(crate) fn ask(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Ask {
-    let mut recipe = Recipe::default();
-    let tiny = [
-        "batch_size=4",
-        "steps=8",
-        "warmup_steps=2",
-        "input_size=32",
-        "patch_size=8",
-        "embed_dim=32",
-        "depth=2",
-        "num_heads=2",
-        "drop_path=0.3",
-        "num_mask_patches=6",
-        "min_mask_patches_per_block=2",
-        "lr=2e-3",
-        "clip_grad=3",
-        "num_workers=2",
-        "threads_per_rank=1", // small tensors only lose by more, and on a busy machine they lose minutes
-        "collective_timeout_s=30",
-    ];
-    for setting in tiny.iter().chain(settings) {
-        recipe.apply(setting).unwrap();
-    }
-    Ask {
-        recipe_name: "tiny".into(),
-        recipe,
-        shards: shards.into(),
-        run: run.into(),
-        world: World::inside(ranks),
-        device: Device::Cpu,
-    }
-}
-
-/// The same, decided.
-pub(crate) fn plan(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Plan {
-    Plan::new(ask(shards, run, ranks, settings)).unwrap()
 }

@@ -1,0 +1,240 @@
+//! `beit-train` from the street: what it prints, how it ends, and what a kill leaves behind.
+
+#[path = "../src/testing.rs"]
+mod testing;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use testing::{RECIPE, write_shards};
+
+struct House {
+    folder: tempfile::TempDir,
+}
+
+impl House {
+    /// A set of 24 samples in `a.shards`.
+    fn new() -> House {
+        let folder = tempfile::tempdir().unwrap();
+        write_shards(&folder.path().join("a.shards"), 24, 1, "one");
+        House { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `beit-train train` on the set, into `run`.
+    fn train(&self, run: &str, ranks: u32, settings: &[&str]) -> Command {
+        let mut command = beit_train();
+        command
+            .current_dir(self.folder.path())
+            .args(["train", "--shards", "a.shards", "--run", run, "--json"]);
+        command.args(["--recipe", "pretrain-tiny-cpu", "--ranks", &ranks.to_string()]);
+        for setting in RECIPE.iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        command
+    }
+
+    fn model(&self, run: &str, step: u64) -> Vec<u8> {
+        fs::read(self.path(run).join(format!("checkpoints/step-{step:08}/model.safetensors"))).unwrap()
+    }
+
+    fn has(&self, run: &str, step: u64) -> bool {
+        self.path(run).join(format!("checkpoints/step-{step:08}/manifest.json")).exists()
+    }
+}
+
+fn beit_train() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_beit-train"));
+    for name in ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+#[track_caller]
+fn ends(command: &mut Command, code: i32) -> (String, String) {
+    told(command.output().unwrap(), code)
+}
+
+#[track_caller]
+fn told(output: Output, code: i32) -> (String, String) {
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{out}\n{err}");
+    (out, err)
+}
+
+#[track_caller]
+fn wait_for(child: &mut Child, what: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !what() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+        assert!(begun.elapsed() < Duration::from_secs(120), "it takes too long");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+fn summary(out: &str) -> serde_json::Value {
+    serde_json::from_str(out.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn it_trains_and_evaluates_as_the_help_says() {
+    let house = House::new();
+    let (out, err) = ends(&mut house.train("a.run", 2, &[]), 0);
+    assert!(err.contains("4 per rank x 2 ranks = 8 per step"), "{err}");
+    assert!(err.contains("finished at step 8 of 8"), "{err}");
+    assert_eq!(summary(&out)["finished"], true);
+    let log = fs::read_to_string(house.path("a.run/log.jsonl")).unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains("\"first_batch\"")).count(), 2);
+    let (out, _) = ends(
+        beit_train().current_dir(house.folder.path()).args([
+            "evaluate",
+            "--run",
+            "a.run",
+            "--shards",
+            "a.shards",
+            "--shuffle-pixels",
+            "--json",
+        ]),
+        0,
+    );
+    let report = summary(&out);
+    assert_eq!(report["samples"], 24);
+    assert!(report["other_image_loss"].is_f64() && report["marginal_entropy"].is_f64(), "{report}");
+    let (out, _) = ends(beit_train().args(["recipes"]), 0);
+    assert!(out.contains("pretrain-tiny-cpu"), "{out}");
+    let (out, _) = ends(beit_train().args(["recipes", "--keys"]), 0);
+    assert!(out.contains("num_mask_patches"), "{out}");
+    let (out, _) = ends(beit_train().args(["recipes", "pretrain-base-22k"]), 0);
+    assert!(out.contains("warmup_steps = 10000"), "{out}");
+}
+
+#[test]
+fn mistakes_are_told_apart_by_exit_code_and_words() {
+    let house = House::new();
+    ends(beit_train().args(["train"]), 2);
+    let (_, err) = ends(&mut house.train("a.run", 1, &["num_mask_patch=3"]), 1);
+    assert!(err.contains("did you mean num_mask_patches?"), "{err}");
+    let (_, err) = ends(&mut house.train("a.run", 1, &["patch_size=16"]), 1);
+    assert!(err.contains("2x2 patches") && err.contains("4x4 tokens"), "{err}");
+    let (_, err) = ends(beit_train().args(["plan", "--shards", "nowhere.shards"]), 1);
+    assert!(err.contains("nowhere.shards"), "{err}");
+    let (_, err) = ends(
+        beit_train().current_dir(house.folder.path()).args(["train", "--shards", "a.shards", "--gpus", "16"]),
+        1,
+    );
+    assert!(err.contains("16 GPUs are asked for, and this machine has"), "{err}");
+    assert!(!house.path("a.run").exists());
+}
+
+#[test]
+fn sigterm_checkpoints_and_exits_0_and_the_same_command_goes_on() {
+    let house = House::new();
+    let settings = ["steps=100000", "save_every_steps=100000"];
+    let mut child = start(&mut house.train("a.run", 2, &settings));
+    wait_for(&mut child, || {
+        fs::read_to_string(house.path("a.run/log.jsonl")).is_ok_and(|log| log.contains("\"step\":5,"))
+    });
+    // The run is locked meanwhile.
+    let (_, err) = ends(&mut house.train("a.run", 1, &settings), 1);
+    assert!(err.contains("in use by another trainer"), "{err}");
+    signal(&child, rustix::process::Signal::TERM);
+    let (out, err) = told(child.wait_with_output().unwrap(), 0);
+    let step = summary(&out)["step"].as_u64().unwrap();
+    assert!(step >= 5 && house.has("a.run", step), "{err}");
+    assert!(err.contains("stopped as asked"), "{err}");
+    let last = format!("steps={}", step + 1);
+    // Another length is another schedule, but the same run.
+    let (out, _) = ends(&mut house.train("a.run", 2, &[&last]), 0);
+    assert_eq!(summary(&out)["resumed_from"], step);
+}
+
+#[test]
+fn kill_9_loses_at_most_the_steps_since_the_newest_checkpoint() {
+    let house = House::new();
+    let settings = ["steps=120", "save_every_steps=10"];
+    ends(&mut house.train("whole.run", 2, &settings), 0);
+    for step in [10, 60] {
+        let mut child = start(&mut house.train("killed.run", 2, &settings));
+        wait_for(&mut child, || house.has("killed.run", step));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let (out, _) = ends(&mut house.train("killed.run", 2, &settings), 0);
+    assert!(summary(&out)["resumed_from"].as_u64().unwrap() >= 60, "{out}");
+    assert!(house.model("whole.run", 120) == house.model("killed.run", 120));
+}
+
+/// The limit on the size of a file stands for a full disk: both fail the write, and both must leave no trace.
+#[test]
+fn a_full_disk_keeps_the_old_checkpoints_and_says_so() {
+    let house = House::new();
+    ends(&mut house.train("a.run", 1, &["steps=4"]), 0);
+    let old = house.model("a.run", 4);
+    let limit = old.len() / 1024 / 2;
+    let train = house.train("a.run", 1, &["steps=12", "save_every_steps=4"]);
+    let mut limited = Command::new("bash");
+    limited.current_dir(house.folder.path()).args(["-c", "ulimit -f $0; trap '' XFSZ; exec \"$@\""]);
+    limited.arg(limit.to_string()).arg(train.get_program()).args(train.get_args());
+    let (_, err) = ends(&mut limited, 1);
+    assert!(err.contains("training goes on"), "{err}");
+    assert!(err.contains("writing") && err.contains("File too large"), "{err}");
+    let left: Vec<_> = fs::read_dir(house.path("a.run/checkpoints")).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(house.model("a.run", 4) == old);
+    let (out, _) = ends(&mut house.train("a.run", 1, &["steps=12", "save_every_steps=4"]), 0);
+    assert_eq!(summary(&out)["resumed_from"], 4);
+}
+
+/// Processes that meet as torchrun's do.
+fn launch(house: &House, run: &str, settings: &[&str]) -> Vec<Child> {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    (0..2)
+        .map(|rank: u32| {
+            let mut command = house.train(run, 1, settings);
+            command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2");
+            command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+            start(&mut command)
+        })
+        .collect()
+}
+
+#[test]
+fn two_processes_train_what_two_threads_train() {
+    let house = House::new();
+    ends(&mut house.train("threads.run", 2, &[]), 0);
+    for child in launch(&house, "processes.run", &[]) {
+        told(child.wait_with_output().unwrap(), 0);
+    }
+    assert!(house.model("threads.run", 8) == house.model("processes.run", 8));
+}
+
+#[test]
+fn a_process_that_dies_stops_the_other() {
+    let house = House::new();
+    let mut children = launch(&house, "a.run", &["steps=100000", "save_every_steps=5"]);
+    wait_for(&mut children[0], || house.has("a.run", 5));
+    children[1].kill().unwrap();
+    children[1].wait().unwrap();
+    let begun = Instant::now();
+    let (_, err) = told(children.remove(0).wait_with_output().unwrap(), 1);
+    assert!(err.contains("rank 0: ") && err.contains("onnection"), "{err}");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert!(house.has("a.run", 5));
+}
