@@ -161,3 +161,9 @@ fn a_view_of_a_payload_is_pillows() {
         assert_eq!(kind == PayloadKind::Jpeg, jpeg, "{name} was packed as {kind:?}");
     }
 }
+
+#[test]
+fn a_renderer_moves_between_threads() {
+    fn check<T: Send + 'static>() {}
+    check::<Renderer>();
+}

@@ -141,11 +141,21 @@ pub(crate) fn splice(payload: &Payload<'_>, crop: PixelRect, out: &mut Vec<u8>) 
 #[inline]
 pub(super) fn segment_end(data: &[u8], mut at: usize) -> Option<(usize, u8)> {
     loop {
-        at += data.get(at..)?.iter().position(|&byte| byte == 0xFF)?;
+        at += position_of_ff(data.get(at..)?)?;
         match *data.get(at + 1)? {
             0 => at += 2,
             marker @ (code::RST0..=code::RST7 | code::EOI) => return Some((at, marker)),
             _ => return None,
         }
     }
+}
+
+/// The first `FF`, looked for 32 bytes at a time.
+#[inline]
+fn position_of_ff(bytes: &[u8]) -> Option<usize> {
+    let (blocks, _) = bytes.as_chunks::<32>();
+    let without =
+        |block: &&[u8; 32]| block.iter().fold(0, |found, &byte| found | u8::from(byte == 0xFF)) == 0;
+    let skipped = 32 * blocks.iter().take_while(without).count();
+    Some(skipped + bytes[skipped..].iter().position(|&byte| byte == 0xFF)?)
 }
