@@ -1,5 +1,6 @@
 //! What a loader takes from the machine, and what it leaves: a binary of its own, because it counts allocations.
 #![expect(unsafe_code, reason = "a global allocator that counts; it passes everything on to the system's")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests; clippy looks for the test attribute only")]
 
 #[path = "../src/testing.rs"]
 mod testing;
@@ -96,7 +97,7 @@ fn a_loader_leaves_neither_memory_nor_threads_behind() {
         let mut loader = Loader::start(options(&set, 1 + number % 4)).unwrap();
         let mut rank = loader.take_rank(0);
         (0..number % 3).for_each(|_| drop(rank.next().unwrap()));
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             loader.stop();
         }
     };

@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{SEED, TestSet, image, noise};
-use beit_shards::{PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf, SampleId, ShardSet};
+use beit_shards::{Io, PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf, SampleId, ShardSet};
 use beit_views::{
     Interpolation, MaskSpec, PatchGrid, Payload, PayloadKind, Purpose, Renderer, SeedKey, StageTimes, View,
     ViewSpec, draw_mask,
@@ -120,15 +120,16 @@ fn a_resumed_run_sees_what_it_would_have_seen_from_any_step() {
 }
 
 #[test]
-fn digests_tell_batches_apart_and_agree_between_loaders() {
-    let set = TestSet::of(23, 3).open();
-    let digests = || -> Vec<u128> {
-        let mut loader = Loader::start(options(set.clone())).unwrap();
+fn digests_tell_batches_apart_and_agree_between_mapped_and_read_shards() {
+    let set = TestSet::of(23, 3);
+    let digests = |io| -> Vec<u128> {
+        let shards = ShardSet::open(set.dir.path(), io).unwrap();
+        let mut loader = Loader::start(options(Arc::new(shards))).unwrap();
         let mut rank = loader.take_rank(0);
         (0..20).map(|_| rank.next().unwrap().digest()).collect()
     };
-    let found = digests();
-    assert_eq!(found, digests());
+    let found = digests(Io::Mmap);
+    assert_eq!(found, digests(Io::Pread));
     let different: std::collections::BTreeSet<_> = found.iter().collect();
     assert_eq!(different.len(), found.len());
 }

@@ -1,5 +1,6 @@
 //! Loom tries every interleaving, and every value the memory model allows a load to see:
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p beit-loader --lib ring`
+#![expect(unsafe_code, reason = "loom's cells hand out pointers")]
 
 use super::*;
 use loom::cell::UnsafeCell;
@@ -66,7 +67,7 @@ fn spawn(store: &Arc<Store>, life: impl FnOnce(&Store) + 'static) -> thread::Joi
 
 #[test]
 fn two_workers_fill_one_batch() {
-    check(3, || {
+    check(4, || {
         let store = Store::new(Shape { ranks: 1, slots: 1, batch: 2, first_step: 3 });
         let workers = [spawn(&store, |store| store.fill(1)), spawn(&store, |store| store.fill(1))];
         store.consume(3);
@@ -78,7 +79,7 @@ fn two_workers_fill_one_batch() {
 
 #[test]
 fn two_workers_use_a_slot_again() {
-    check(1, || {
+    check(2, || {
         let store = Store::new(Shape { ranks: 1, slots: 1, batch: 2, first_step: 3 });
         let workers = [spawn(&store, |store| store.fill(2)), spawn(&store, |store| store.fill(2))];
         store.consume(3);
