@@ -99,7 +99,7 @@ fn sleepers_do_not_burn_time() {
 }
 
 #[test]
-fn millions_of_samples_pass_between_many_threads() {
+fn a_quarter_million_samples_pass_between_many_threads() {
     let (ranks, slots, batch, steps) = (4, 2, 16u64, 4000u64);
     let ring = Ring::new(shape(ranks, slots, batch));
     let cells: Vec<_> = (0..ranks as u64 * slots * batch).map(|_| AtomicU64::new(0)).collect();
