@@ -185,9 +185,11 @@ impl Board {
         let rate = self.speed_lock().add(Instant::now(), sample.samples);
         let mut facts = self.lock();
         facts.samples_per_second = rate;
-        facts.eta_seconds = facts.plan.as_ref().filter(|_| rate > 0.0).map(|plan| {
-            plan.steps.saturating_sub(sample.step) as f64 * plan.global_batch as f64 / rate
-        });
+        facts.eta_seconds = facts
+            .plan
+            .as_ref()
+            .filter(|_| rate > 0.0)
+            .map(|plan| plan.steps.saturating_sub(sample.step) as f64 * plan.global_batch as f64 / rate);
         self.metrics.sample(&sample, rate, facts.eta_seconds);
         facts.last = sample;
     }
@@ -203,7 +205,9 @@ impl Board {
         };
         let age = (now() - last).max(0.0);
         let step_seconds = match &facts.plan {
-            Some(plan) if facts.samples_per_second > 0.0 => plan.global_batch as f64 / facts.samples_per_second,
+            Some(plan) if facts.samples_per_second > 0.0 => {
+                plan.global_batch as f64 / facts.samples_per_second
+            }
             _ => 0.0,
         };
         let limit = (step_seconds * READY_STEPS).max(READY_SECONDS);

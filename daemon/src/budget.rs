@@ -49,7 +49,8 @@ mod tests {
     fn pauses_double_and_then_the_budget_is_spent() {
         let mut budget = Budget::default();
         let now = Instant::now();
-        let pauses: Vec<u64> = std::iter::from_fn(|| budget.spend(now)).map(|pause| pause.as_secs()).collect();
+        let pauses: Vec<u64> =
+            std::iter::from_fn(|| budget.spend(now)).map(|pause| pause.as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16]);
     }
 

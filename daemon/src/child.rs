@@ -125,15 +125,18 @@ pub fn post_mortem(status: ExitStatus, last_words: &[String]) -> Death {
         (_, _, Some(at)) if status.signal().is_none_or(|signal| signal == 6) => {
             ("panic", format!("the worker panicked: {}", last_words[at..].join(" ")))
         }
-        (Some(9), ..) => {
-            ("signal", "the worker was killed by SIGKILL (by somebody, or by the kernel for want of memory)".to_owned())
-        }
+        (Some(9), ..) => (
+            "signal",
+            "the worker was killed by SIGKILL (by somebody, or by the kernel for want of memory)".to_owned(),
+        ),
         (Some(signal), ..) => ("signal", format!("the worker was killed by signal {signal}")),
         (None, code, _) => {
             ("exit", format!("the worker exited with status {} and no report", code.unwrap_or_default()))
         }
     };
-    if cause != "panic" && let Some(line) = last_words.last() {
+    if cause != "panic"
+        && let Some(line) = last_words.last()
+    {
         message.push_str(&format!("; its last line was: {line}"));
     }
     Death { cause, message }
@@ -145,7 +148,8 @@ fn hear_reports(mut pipe: impl BufRead, events: &Sender<Event>) {
             Ok(Some(report)) => Event::Report(report),
             Ok(None) => break,
             Err(error) => {
-                let message = format!("the worker's report cannot be read ({error}); was the binary replaced?");
+                let message =
+                    format!("the worker's report cannot be read ({error}); was the binary replaced?");
                 let _ = events.send(Event::Report(FromWorker::Failed { permanent: false, message }));
                 break;
             }
@@ -196,7 +200,12 @@ mod tests {
     fn a_death_is_told_by_its_cause() {
         check(9, &["step 12"], "signal", "SIGKILL");
         check(11, &[], "signal", "signal 11");
-        check(101 << 8, &["thread 'rank 0' panicked at src/x.rs:3:", "index out of bounds"], "panic", "out of bounds");
+        check(
+            101 << 8,
+            &["thread 'rank 0' panicked at src/x.rs:3:", "index out of bounds"],
+            "panic",
+            "out of bounds",
+        );
         check(6, &["thread 'rank 0' panicked at src/x.rs:3:"], "panic", "x.rs:3");
         check(3 << 8, &["libtorch: cannot open"], "exit", "status 3");
         check(3 << 8, &["libtorch: cannot open"], "exit", "cannot open");

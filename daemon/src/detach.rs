@@ -43,7 +43,10 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
             // Very short runs end before anybody looks.
             let words = since(&mut log, begun_at)?;
             std::io::stderr().write_all(words.as_bytes())?;
-            return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
+            return Ok(status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .map_or(ExitCode::FAILURE, ExitCode::from));
         }
         let notice = settings.run.notice().filter(|notice| notice.pid == child.id());
         if let Some(notice) = notice
@@ -53,7 +56,9 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
             let run = settings.run.path().display();
             println!("listening on {}", facts.url);
             println!("training in the background (pid {}), log in {}", notice.pid, log_path.display());
-            println!("`beit-daemon status --run {run}` says how it goes, `beit-daemon stop --run {run}` saves and ends it");
+            println!(
+                "`beit-daemon status --run {run}` says how it goes, `beit-daemon stop --run {run}` saves and ends it"
+            );
             return Ok(ExitCode::SUCCESS);
         }
         std::thread::sleep(Duration::from_millis(50));

@@ -18,7 +18,8 @@ pub fn only_shards(folder: &Path) -> Result<PathBuf> {
     match found.as_slice() {
         [only] => Ok(only.clone()),
         [] => {
-            let images = folders(folder).into_iter().filter(|path| !path.ends_with("runs")).collect::<Vec<_>>();
+            let images =
+                folders(folder).into_iter().filter(|path| !path.ends_with("runs")).collect::<Vec<_>>();
             let from = match images.as_slice() {
                 [only] => only.display().to_string(),
                 _ => "IMAGES/".to_owned(),
@@ -114,7 +115,10 @@ mod tests {
 
     #[test]
     fn with_several_shards_directories_all_are_named() {
-        check(&["b.shards", "a.shards"], Err(&["2 *.shards", "a.shards, ", "b.shards; say which", "--shards"]));
+        check(
+            &["b.shards", "a.shards"],
+            Err(&["2 *.shards", "a.shards, ", "b.shards; say which", "--shards"]),
+        );
     }
 
     #[test]
@@ -129,7 +133,10 @@ mod tests {
             fs::write(run.path().join("daemon.json"), "{}").unwrap();
         }
         let message = only_run(here.path(), "status").unwrap_err().to_string();
-        assert!(message.contains("none is alive") && message.contains("beit-daemon status --run"), "{message}");
+        assert!(
+            message.contains("none is alive") && message.contains("beit-daemon status --run"),
+            "{message}"
+        );
         let _lock = runs[1].lock().unwrap();
         assert_eq!(only_run(here.path(), "status").unwrap(), runs[1]);
     }

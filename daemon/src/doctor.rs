@@ -98,9 +98,17 @@ fn as_table(report: &LoaderReport, threads: u32) -> String {
         report.bytes_per_s / 1e6
     );
     for (stage, us) in stages {
-        let _ = writeln!(text, "  {stage:<8} {us:>8.1} us per image  {:>3.0} %", 100.0 * us / total.max(f64::MIN_POSITIVE));
+        let _ = writeln!(
+            text,
+            "  {stage:<8} {us:>8.1} us per image  {:>3.0} %",
+            100.0 * us / total.max(f64::MIN_POSITIVE)
+        );
     }
-    let _ = write!(text, "  {} images in {:.1} s, {} corrupt records", report.images, report.seconds, report.corrupt);
+    let _ = write!(
+        text,
+        "  {} images in {:.1} s, {} corrupt records",
+        report.images, report.seconds, report.corrupt
+    );
     text
 }
 
@@ -126,6 +134,10 @@ mod tests {
         let value = as_json(&report, 2);
         assert_eq!(value["loader"]["images_per_s_per_core"], 1234.5);
         assert_eq!(value["loader"]["stages_us"]["decode"], 300.0);
-        assert!(as_table(&report, 2).contains("decode      300.0 us per image   75 %"), "{}", as_table(&report, 2));
+        assert!(
+            as_table(&report, 2).contains("decode      300.0 us per image   75 %"),
+            "{}",
+            as_table(&report, 2)
+        );
     }
 }

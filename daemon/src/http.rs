@@ -36,7 +36,7 @@ use crate::supervisor::Event;
 const CONNECTIONS: usize = 256;
 
 /// A request's headers must be in by then; an idle connection is closed then too.
-const HEADER_TIME: Duration = Duration::from_secs(10);
+const HEADER_TIME: Duration = Duration::from_secs(5);
 
 /// An answer must be ready by then.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -182,7 +182,9 @@ async fn ready(Shared(door): Shared<Door>) -> impl IntoResponse {
 async fn metrics(Shared(door): Shared<Door>) -> Response {
     let started_at = door.board.facts().started_at;
     match door.board.metrics.text(door.board.ready().0, started_at) {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
@@ -209,7 +211,8 @@ impl Door {
         if !given.is_some_and(|given| same(given.trim().as_bytes(), self.token.as_bytes())) {
             let hint = json!({"error": "this needs the header `Authorization: Bearer TOKEN`; \
                                the token is in daemon.token of the run directory"});
-            return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], Json(hint)).into_response();
+            return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], Json(hint))
+                .into_response();
         }
         match self.events.send(event) {
             Ok(()) => (StatusCode::ACCEPTED, Json(json!({"accepted": true}))).into_response(),

@@ -5,19 +5,19 @@
 
 mod topology;
 
-mod settings;
 mod discover;
 mod rundir;
+mod settings;
 
-mod supervisor;
+mod budget;
 mod child;
+mod supervisor;
 mod wire;
 mod worker;
-mod budget;
 
 mod board;
-mod metrics;
 mod http;
+mod metrics;
 mod page;
 mod screen;
 
@@ -114,7 +114,12 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Doctor(args) => doctor::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut CommandLine::command(), "beit-daemon", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut CommandLine::command(),
+                "beit-daemon",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
         Command::Worker { supervisor } => {

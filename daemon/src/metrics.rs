@@ -84,23 +84,32 @@ impl Metrics {
             step: book.gauge("beit_trainer_step", "Optimizer steps done over the whole run.")?,
             target_steps: book.gauge("beit_trainer_target_steps", "Optimizer steps of the whole run.")?,
             epoch: book.gauge("beit_trainer_epoch", "Epoch of the last step, from 0.")?,
-            loss: book
-                .gauge("beit_trainer_loss", "Masked-token cross entropy of the last step in nats, mean over ranks.")?,
-            mlm_acc: book
-                .gauge("beit_trainer_mlm_acc_ratio", "Share of hidden tokens predicted right in the last step.")?,
+            loss: book.gauge(
+                "beit_trainer_loss",
+                "Masked-token cross entropy of the last step in nats, mean over ranks.",
+            )?,
+            mlm_acc: book.gauge(
+                "beit_trainer_mlm_acc_ratio",
+                "Share of hidden tokens predicted right in the last step.",
+            )?,
             lr: book.gauge("beit_trainer_lr", "Learning rate of the last step.")?,
             grad_norm: book.gauge(
                 "beit_trainer_grad_norm",
                 "Global L2 norm of the gradients of the last step, before clipping.",
             )?,
             progress: book.gauge("beit_trainer_progress_ratio", "Steps done as a share of the run's.")?,
-            eta: book.gauge("beit_trainer_eta_seconds", "Time to the last step at the present speed; 0: not known.")?,
+            eta: book.gauge(
+                "beit_trainer_eta_seconds",
+                "Time to the last step at the present speed; 0: not known.",
+            )?,
             samples_rate: book.gauge(
                 "beit_trainer_samples_per_second",
                 "Samples trained on per second over the last 20 s, over all ranks.",
             )?,
-            last_step: book
-                .gauge("beit_trainer_last_step_timestamp_seconds", "When the last step ended, seconds since 1970.")?,
+            last_step: book.gauge(
+                "beit_trainer_last_step_timestamp_seconds",
+                "When the last step ended, seconds since 1970.",
+            )?,
             steps: book.counter(
                 "beit_trainer_steps_total",
                 "Steps computed since the daemon started, those computed again after a restart included.",
@@ -120,8 +129,10 @@ impl Metrics {
                 &["rank"],
             )?,
             loaded: book.counter("beit_loader_samples_total", "Samples the loader has made ready.")?,
-            loaded_bytes: book
-                .counter("beit_loader_payload_bytes_total", "Bytes of the payloads that samples were made of.")?,
+            loaded_bytes: book.counter(
+                "beit_loader_payload_bytes_total",
+                "Bytes of the payloads that samples were made of.",
+            )?,
             cpu_seconds: book
                 .counter("beit_loader_cpu_seconds_total", "Processor time of the loader's threads.")?,
             replaced: book.counter(
@@ -138,7 +149,8 @@ impl Metrics {
                 "Different records that could not be used and were replaced, by reason.",
                 &["reason"],
             )?,
-            checkpoint_step: book.gauge("beit_trainer_checkpoint_step", "Step of the last published checkpoint.")?,
+            checkpoint_step: book
+                .gauge("beit_trainer_checkpoint_step", "Step of the last published checkpoint.")?,
             checkpoint_at: book.gauge(
                 "beit_trainer_checkpoint_last_success_timestamp_seconds",
                 "When the last checkpoint was published, seconds since 1970; 0: not yet.",
@@ -147,11 +159,16 @@ impl Metrics {
                 "beit_trainer_checkpoint_age_seconds",
                 "Time since the last checkpoint was published, or since the daemon started.",
             )?,
-            checkpoint_bytes: book.gauge("beit_trainer_checkpoint_bytes", "Size of the last published checkpoint.")?,
-            checkpoint_seconds: book
-                .gauge("beit_trainer_checkpoint_duration_seconds", "How long the last checkpoint took to save.")?,
-            checkpoints: book
-                .counter("beit_trainer_checkpoints_total", "Checkpoints published since the daemon started.")?,
+            checkpoint_bytes: book
+                .gauge("beit_trainer_checkpoint_bytes", "Size of the last published checkpoint.")?,
+            checkpoint_seconds: book.gauge(
+                "beit_trainer_checkpoint_duration_seconds",
+                "How long the last checkpoint took to save.",
+            )?,
+            checkpoints: book.counter(
+                "beit_trainer_checkpoints_total",
+                "Checkpoints published since the daemon started.",
+            )?,
             checkpoint_failures: book
                 .counter("beit_trainer_checkpoint_failures_total", "Checkpoints that could not be saved.")?,
             restarts: book.counters(
@@ -174,15 +191,22 @@ impl Metrics {
             registry: book.registry.clone(),
             seen: Mutex::default(),
         };
-        book.gauges("beit_daemon_build_info", "1; the build is in the labels.", &["version", "profile", "arch"])?
-            .with_label_values(&[
-                env!("CARGO_PKG_VERSION"),
-                if cfg!(debug_assertions) { "debug" } else { "release" },
-                std::env::consts::ARCH,
-            ])
-            .set(1.0);
-        book.gauge("beit_daemon_start_timestamp_seconds", "When the supervisor started, seconds since 1970.")?
-            .set(now());
+        book.gauges(
+            "beit_daemon_build_info",
+            "1; the build is in the labels.",
+            &["version", "profile", "arch"],
+        )?
+        .with_label_values(&[
+            env!("CARGO_PKG_VERSION"),
+            if cfg!(debug_assertions) { "debug" } else { "release" },
+            std::env::consts::ARCH,
+        ])
+        .set(1.0);
+        book.gauge(
+            "beit_daemon_start_timestamp_seconds",
+            "When the supervisor started, seconds since 1970.",
+        )?
+        .set(now());
         // A series that appears with its first failure hides that failure from rate().
         for rank in ranks {
             metrics.data_wait.with_label_values(&[rank.to_string()]);
@@ -191,7 +215,9 @@ impl Metrics {
         STAGES.iter().for_each(|stage| drop(metrics.stage_seconds.with_label_values(&[stage])));
         REASONS.iter().for_each(|reason| drop(metrics.corrupt.with_label_values(&[reason])));
         CAUSES.iter().for_each(|cause| drop(metrics.restarts.with_label_values(&[cause])));
-        ["2xx", "4xx", "5xx"].iter().for_each(|class| drop(metrics.http_requests.with_label_values(&[class])));
+        ["2xx", "4xx", "5xx"]
+            .iter()
+            .for_each(|class| drop(metrics.http_requests.with_label_values(&[class])));
         Ok(metrics)
     }
 
@@ -354,7 +380,12 @@ mod tests {
     fn sample(samples: u64, wait: f64) -> Sample {
         Sample {
             samples,
-            ranks: vec![RankSample { rank: 1, data_wait_seconds: wait, queue_depth: 3, ..Default::default() }],
+            ranks: vec![RankSample {
+                rank: 1,
+                data_wait_seconds: wait,
+                queue_depth: 3,
+                ..Default::default()
+            }],
             loader: LoaderSample { corrupt: BTreeMap::from([("checksum".into(), 2)]), ..Default::default() },
             checkpoint: CheckpointSample { saved: 1, at: Some(5.0), bytes: 10, ..Default::default() },
             ..Sample::default()
@@ -405,9 +436,13 @@ mod tests {
                     MetricType::GAUGE => "gauge",
                     other => panic!("{other:?}"),
                 };
-                let labels: Vec<String> =
-                    family.get_metric()[0].get_label().iter().map(|label| format!("`{}`", label.name())).collect();
-                format!("| `{}` | {kind} | {} | {} |", family.name(), labels.join(", "), family.help()).replace("|  |", "| |")
+                let labels: Vec<String> = family.get_metric()[0]
+                    .get_label()
+                    .iter()
+                    .map(|label| format!("`{}`", label.name()))
+                    .collect();
+                format!("| `{}` | {kind} | {} | {} |", family.name(), labels.join(", "), family.help())
+                    .replace("|  |", "| |")
             })
             .collect()
     }
@@ -424,7 +459,10 @@ mod tests {
     fn names_follow_the_rules_of_prometheus() {
         for row in rows() {
             let name = row.split('`').nth(1).unwrap();
-            assert!(["beit_trainer_", "beit_loader_", "beit_daemon_"].iter().any(|room| name.starts_with(room)), "{name}");
+            assert!(
+                ["beit_trainer_", "beit_loader_", "beit_daemon_"].iter().any(|room| name.starts_with(room)),
+                "{name}"
+            );
             assert_eq!(name.ends_with("_total"), row.contains("| counter |"), "{name}");
             assert!(!["_ms", "_us", "_ns", "percent", ":"].iter().any(|bad| name.contains(bad)), "{name}");
         }

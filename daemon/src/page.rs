@@ -39,7 +39,9 @@ pub fn render(facts: &Facts, readiness: &str) -> String {
     for (name, value) in numbers(facts) {
         put(&format!("<div>{name}<b>{}</b></div>\n", escape(&value)));
     }
-    put("</section>\n<h2>Ranks</h2>\n<table><tr><th>rank</th><th>waited for data</th><th>batches ready</th><th>doing</th></tr>\n");
+    put(
+        "</section>\n<h2>Ranks</h2>\n<table><tr><th>rank</th><th>waited for data</th><th>batches ready</th><th>doing</th></tr>\n",
+    );
     for rank in &last.ranks {
         put(&format!(
             "<tr><td>{}</td><td>{:.1} s</td><td>{}</td><td>{} for {:.1} s</td></tr>\n",
@@ -133,14 +135,20 @@ mod tests {
         facts.error = Some(hostile.to_owned());
         let page = render(&facts, hostile);
         assert!(!page.contains("<script"), "{page}");
-        assert!(page.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count() >= 6, "{page}");
+        assert!(
+            page.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count() >= 6,
+            "{page}"
+        );
     }
 
     #[test]
     fn the_page_asks_nothing_of_strangers_and_rests_when_the_run_is_over() {
         let board = crate::board::tests::board();
         let page = render(&board.facts(), "");
-        assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("style="), "{page}");
+        assert!(
+            !page.contains("http://") && !page.contains("https://") && !page.contains("style="),
+            "{page}"
+        );
         assert!(page.contains("http-equiv=\"refresh\""));
         board.set_state(State::Finished);
         assert!(!render(&board.facts(), "").contains("http-equiv=\"refresh\""));

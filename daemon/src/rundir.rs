@@ -131,7 +131,8 @@ impl RunDir {
     pub fn put_notice(&self, notice: &Notice) -> Result<()> {
         let text = serde_json::to_vec_pretty(notice)?;
         self.replace("daemon.json", &text, 0o644).context("writing daemon.json")?;
-        self.replace("daemon.pid", format!("{}\n", notice.pid).as_bytes(), 0o644).context("writing daemon.pid")
+        self.replace("daemon.pid", format!("{}\n", notice.pid).as_bytes(), 0o644)
+            .context("writing daemon.pid")
     }
 
     /// Draws a new bearer token and leaves it where only the owner can read it.

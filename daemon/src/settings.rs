@@ -255,7 +255,11 @@ mod tests {
 
     #[test]
     fn recipes_and_shards_that_are_not_there_are_named() {
-        refused("--device cpu --recipe pretrain-tiny", &["a.shards"], &["pretrain-tiny", "pretrain-tiny-cpu"]);
+        refused(
+            "--device cpu --recipe pretrain-tiny",
+            &["a.shards"],
+            &["pretrain-tiny", "pretrain-tiny-cpu"],
+        );
         refused(&format!("{CPU} --shards nowhere"), &[], &["nowhere", "beit-shard build"]);
         refused(CPU, &["a.shards", "b.shards"], &["a.shards, ", "--shards"]);
         refused(CPU, &[], &["beit-shard build"]);

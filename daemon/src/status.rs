@@ -52,11 +52,14 @@ pub fn stop(run: Option<&Path>, timeout: Duration) -> Result<()> {
         return Ok(());
     }
     let notice = run.notice().with_context(|| {
-        format!("a daemon has just started in {path} and has not said where it listens; try again in a moment")
+        format!(
+            "a daemon has just started in {path} and has not said where it listens; try again in a moment"
+        )
     })?;
     if let Err(error) = ask(&run, &notice) {
         tracing::debug!("The API did not take the request ({error:#}); sending SIGTERM.");
-        signal(&notice).with_context(|| format!("stopping the daemon in {path} after its API refused: {error:#}"))?;
+        signal(&notice)
+            .with_context(|| format!("stopping the daemon in {path} after its API refused: {error:#}"))?;
     }
     let begun = Instant::now();
     while run.is_locked() {
@@ -111,12 +114,20 @@ pub fn fetch(notice: &Notice) -> Result<Facts> {
 
 fn ask(run: &RunDir, notice: &Notice) -> Result<()> {
     let token = run.token()?;
-    request(notice.address, "POST /api/v1/stop", &format!("Authorization: Bearer {token}\r\nContent-Length: 0\r\n"))?;
+    request(
+        notice.address,
+        "POST /api/v1/stop",
+        &format!("Authorization: Bearer {token}\r\nContent-Length: 0\r\n"),
+    )?;
     Ok(())
 }
 
 fn signal(notice: &Notice) -> Result<()> {
-    ensure!(process_started(notice.pid) == Some(notice.pid_started), "process {} is another one now", notice.pid);
+    ensure!(
+        process_started(notice.pid) == Some(notice.pid_started),
+        "process {} is another one now",
+        notice.pid
+    );
     let pid = i32::try_from(notice.pid).ok().and_then(Pid::from_raw).context("reading the pid")?;
     rustix::process::kill_process(pid, Signal::TERM).context("sending SIGTERM")
 }
@@ -124,7 +135,8 @@ fn signal(notice: &Notice) -> Result<()> {
 /// One request to our own server; the body of a 2xx answer.
 fn request(address: SocketAddr, line: &str, headers: &str) -> Result<Vec<u8>> {
     let address = SocketAddr::new(reachable(address.ip()), address.port());
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("asking {address}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("asking {address}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(stream, "{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n")?;
@@ -134,10 +146,16 @@ fn request(address: SocketAddr, line: &str, headers: &str) -> Result<Vec<u8>> {
 }
 
 fn body(answer: &[u8]) -> Result<Vec<u8>> {
-    let split = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("the answer has no end of headers")?;
+    let split = answer
+        .windows(4)
+        .position(|bytes| bytes == b"\r\n\r\n")
+        .context("the answer has no end of headers")?;
     let head = String::from_utf8_lossy(&answer[..split]);
     let status = head.lines().next().unwrap_or_default();
-    ensure!(status.split(' ').nth(1).is_some_and(|code| code.starts_with('2')), "the daemon answered {status}");
+    ensure!(
+        status.split(' ').nth(1).is_some_and(|code| code.starts_with('2')),
+        "the daemon answered {status}"
+    );
     Ok(answer[split + 4..].to_vec())
 }
 

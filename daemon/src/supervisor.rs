@@ -124,7 +124,11 @@ impl Supervisor {
                     };
                     self.board.worker_gone(Some(&message), Some(cause));
                     self.board.tell(format!("{message}; restarting in {} s", pause.as_secs()));
-                    error!(cause, "Restarting from the newest checkpoint in {} s: {message}.", pause.as_secs());
+                    error!(
+                        cause,
+                        "Restarting from the newest checkpoint in {} s: {message}.",
+                        pause.as_secs()
+                    );
                     self.enter(State::Restarting)?;
                     if self.rest(pause) {
                         break Ending::Stopped;
@@ -183,9 +187,13 @@ impl Supervisor {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.asked.stop.is_some_and(|at| at.elapsed() > self.settings.stop_timeout) && !self.asked.now {
+            if self.asked.stop.is_some_and(|at| at.elapsed() > self.settings.stop_timeout) && !self.asked.now
+            {
                 self.asked.now = true;
-                error!("The worker has not saved within {} s; ending it.", self.settings.stop_timeout.as_secs());
+                error!(
+                    "The worker has not saved within {} s; ending it.",
+                    self.settings.stop_timeout.as_secs()
+                );
                 worker.kill();
             }
         }
@@ -227,7 +235,9 @@ impl Supervisor {
     fn stop(&mut self, who: &'static str, worker: &mut Worker) -> Result<()> {
         if self.asked.stop.is_none() {
             self.asked.stop = Some(Instant::now());
-            info!("Stopping, asked by {who}: the worker saves a checkpoint first; ask again to stop at once.");
+            info!(
+                "Stopping, asked by {who}: the worker saves a checkpoint first; ask again to stop at once."
+            );
             self.board.tell(format!("stop asked by {who}"));
             worker.ask(&ToWorker::Stop);
             self.enter(State::Stopping)?;

@@ -78,7 +78,8 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
 
 /// Signals become events: the first asks for a stop, the second is meant.
 fn listen_for_signals(events: Sender<Event>) -> Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("listening for signals")?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("listening for signals")?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             let who = if signal == SIGINT { "Ctrl-C" } else { "SIGTERM" };

@@ -62,7 +62,8 @@ pub fn main(supervisor: u32) -> Result<ExitCode> {
 
 /// Plans and trains; either way returns the last thing to report.
 fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Result<FromWorker, FromWorker> {
-    let permanent = |error: anyhow::Error| FromWorker::Failed { permanent: true, message: format!("{error:#}") };
+    let permanent =
+        |error: anyhow::Error| FromWorker::Failed { permanent: true, message: format!("{error:#}") };
     let plan = job.ask().and_then(|ask| Ok(Plan::new(ask)?)).map_err(permanent)?;
     tell(reports, &FromWorker::Planned(Box::new(planned(&plan))));
 
@@ -276,7 +277,8 @@ fn end_at_once() -> ! {
 
 /// Has the kernel kill this process when its supervisor dies, however that happens.
 fn die_with(supervisor: u32) -> Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).context("tying the worker to its supervisor")?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("tying the worker to its supervisor")?;
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     ensure!(parent == i32::try_from(supervisor).ok(), "the supervisor {supervisor} is gone already");
     Ok(())

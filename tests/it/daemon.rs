@@ -8,7 +8,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A model so small that a step takes milliseconds.
-const TINY: [&str; 12] = [
+const TINY: [&str; 14] = [
     "--recipe",
     "pretrain-tiny-cpu",
     "--set",
@@ -21,6 +21,8 @@ const TINY: [&str; 12] = [
     "batch_size=2",
     "--set",
     "num_workers=1",
+    "--set",
+    "warmup_steps=1",
 ];
 
 /// Longest wait for anything; training shares its cores with other tests.
@@ -35,8 +37,18 @@ fn home() -> tempfile::TempDir {
 
 fn pack(out: &Path, seed: &str) {
     let (photos, out) = (demo_photos(), out.to_str().unwrap().to_owned());
-    let args =
-        ["build", photos.to_str().unwrap(), "--out", &out, "--tokenizer", "embedded", "--views", "2", "--seed", seed];
+    let args = [
+        "build",
+        photos.to_str().unwrap(),
+        "--out",
+        &out,
+        "--tokenizer",
+        "embedded",
+        "--views",
+        "2",
+        "--seed",
+        seed,
+    ];
     succeed("beit-shard", &args);
 }
 
@@ -69,7 +81,8 @@ impl Daemon {
         child.stdout = Some(stdout.into_inner());
         let log_text = || std::fs::read_to_string(&log).unwrap_or_default();
         let address = line.trim().strip_prefix("listening on http://");
-        let address = address.unwrap_or_else(|| panic!("no address in {line:?}; it said:\n{}", log_text())).to_owned();
+        let address =
+            address.unwrap_or_else(|| panic!("no address in {line:?}; it said:\n{}", log_text())).to_owned();
         Daemon { child, address, log }
     }
 
@@ -108,7 +121,8 @@ impl Daemon {
 
     fn worker(&self) -> u32 {
         let answer = self.ask("GET /api/v1/run");
-        let facts: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let facts: serde_json::Value =
+            serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         facts["worker_pid"].as_u64().unwrap().try_into().unwrap()
     }
 
@@ -136,7 +150,8 @@ impl Drop for Daemon {
 }
 
 fn kill(signal: &str, pid: u32) {
-    let status = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap();
+    let status =
+        std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap();
     assert!(status.success(), "kill -{signal} {pid}");
 }
 
@@ -174,7 +189,8 @@ fn a_run_is_scraped_stopped_by_sigterm_and_resumed() {
     }
     let page = daemon.ask("GET /");
     assert!(page.contains("pretrain-tiny-cpu") && page.contains("running"), "{page}");
-    let status = command("beit-daemon", &["status", "--run", "run", "--json"]).current_dir(home).output().unwrap();
+    let status =
+        command("beit-daemon", &["status", "--run", "run", "--json"]).current_dir(home).output().unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!((&status["alive"], &status["state"]), (&true.into(), &"running".into()));
 
@@ -202,10 +218,12 @@ fn a_killed_worker_is_replaced_and_counters_only_rise() {
     let samples = daemon.metric("beit_trainer_samples_total");
     let first = daemon.worker();
     kill("KILL", first);
-    daemon.wait_for("a restart", |daemon| daemon.metric("beit_daemon_restarts_total{cause=\"signal\"}") == 1.0);
+    daemon
+        .wait_for("a restart", |daemon| daemon.metric("beit_daemon_restarts_total{cause=\"signal\"}") == 1.0);
     assert!(daemon.metric("beit_trainer_samples_total") >= samples, "a counter fell");
     daemon.wait_for("a new worker that trains", |daemon| {
-        daemon.metric("beit_daemon_worker_up") == 1.0 && daemon.metric("beit_trainer_samples_total") > samples + 8.0
+        daemon.metric("beit_daemon_worker_up") == 1.0
+            && daemon.metric("beit_trainer_samples_total") > samples + 8.0
     });
     assert_ne!(daemon.worker(), first);
 
@@ -234,6 +252,28 @@ fn a_killed_supervisor_leaves_no_orphan_and_the_next_start_just_works() {
 }
 
 #[test]
+fn a_stalled_run_still_answers_and_a_second_sigterm_ends_it_at_once() {
+    let home = home();
+    let home = home.path();
+    let daemon = Daemon::start(home, &["--set", "save_every_steps=2"]);
+    daemon.wait_for_step(4.0);
+    let worker = daemon.worker();
+    kill("STOP", worker);
+    assert!(daemon.metric("beit_trainer_step") >= 4.0, "a scrape during a stall");
+    kill("TERM", daemon.child.id());
+    daemon.wait_for("the request to be taken", |daemon| {
+        daemon.metric("beit_daemon_state{state=\"stopping\"}") == 1.0
+    });
+    assert!(daemon.ask("GET /readyz").starts_with("HTTP/1.1 503"));
+    kill("TERM", daemon.child.id());
+    let (status, said, log) = daemon.end();
+    assert_eq!(status.code(), Some(3), "not saved is not success: {log}");
+    assert!(said.contains("stopped without saving"), "{said}");
+    assert!(!alive(worker), "no orphan");
+    assert!(!checkpoints(home).is_empty(), "the last confirmed checkpoint stands");
+}
+
+#[test]
 fn a_detached_run_outlives_its_starter_and_stops_when_told() {
     let home = home();
     let home = home.path();
@@ -245,7 +285,10 @@ fn a_detached_run_outlives_its_starter_and_stops_when_told() {
     assert!(alive(pid));
 
     let message = again(home, &["--detach"]);
-    assert!(message.contains("already trains") && message.contains("beit-daemon stop --run run"), "{message}");
+    assert!(
+        message.contains("already trains") && message.contains("beit-daemon stop --run run"),
+        "{message}"
+    );
 
     let stop = command("beit-daemon", &["stop", "--run", "run"]).current_dir(home).output().unwrap();
     assert!(stop.status.success(), "{}", String::from_utf8_lossy(&stop.stderr));
@@ -263,7 +306,8 @@ fn a_detached_run_outlives_its_starter_and_stops_when_told() {
 #[track_caller]
 fn again(home: &Path, more: &[&str]) -> String {
     let shards = if more.contains(&"--shards") { &[][..] } else { &["--shards", "photos.shards"] };
-    let output = command("beit-daemon", &arguments(&[more, shards].concat())).current_dir(home).output().unwrap();
+    let output =
+        command("beit-daemon", &arguments(&[more, shards].concat())).current_dir(home).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{said}");
     said
@@ -278,7 +322,8 @@ fn what_cannot_start_says_why_and_what_to_type() {
     let shards = home.join("photos.shards");
     let shards = shards.to_str().unwrap();
     let runs = home.join("other-run");
-    let cpu = ["start", "--device", "cpu", "--ranks", "2", "--shards", shards, "--run", runs.to_str().unwrap()];
+    let cpu =
+        ["start", "--device", "cpu", "--ranks", "2", "--shards", shards, "--run", runs.to_str().unwrap()];
     let refuse = |more: &[&str], words: &[&str]| fail("beit-daemon", &[&cpu[..], more].concat(), words);
 
     refuse(
@@ -294,8 +339,19 @@ fn what_cannot_start_says_why_and_what_to_type() {
     std::fs::create_dir(&empty).unwrap();
     let empty_words = fail(
         "beit-daemon",
-        &["start", "--device", "cpu", "--recipe", "pretrain-tiny-cpu", "--listen", "127.0.0.1:0", "--shards",
-          empty.to_str().unwrap(), "--run", runs.to_str().unwrap()],
+        &[
+            "start",
+            "--device",
+            "cpu",
+            "--recipe",
+            "pretrain-tiny-cpu",
+            "--listen",
+            "127.0.0.1:0",
+            "--shards",
+            empty.to_str().unwrap(),
+            "--run",
+            runs.to_str().unwrap(),
+        ],
         &["empty"],
     );
     assert!(!empty_words.contains("panicked"), "{empty_words}");
@@ -312,7 +368,16 @@ fn what_cannot_start_says_why_and_what_to_type() {
 fn the_doctor_measures_the_loader_alone() {
     let home = home();
     let shards = home.path().join("photos.shards");
-    let args = ["doctor", "--shards", shards.to_str().unwrap(), "--threads", "1", "--seconds", "0.5", "--loader-only"];
+    let args = [
+        "doctor",
+        "--shards",
+        shards.to_str().unwrap(),
+        "--threads",
+        "1",
+        "--seconds",
+        "0.5",
+        "--loader-only",
+    ];
     let report = crate::house::last_json(&succeed("beit-daemon", &[&args[..], &["--json"]].concat()));
     assert!(report["loader"]["images_per_s_per_core"].as_f64().unwrap() > 1.0, "{report}");
     for stage in ["read", "decode", "jitter", "resize", "mask"] {

@@ -56,7 +56,9 @@ fn what_changes_the_run_needs_the_token() {
     }
     assert!(events.try_recv().is_err(), "a refused request must not pass");
     assert!(ask(address, "GET /api/v1/stop", "Authorization: Bearer secret\r\n").starts_with("HTTP/1.1 405"));
-    assert!(ask(address, "POST /api/v1/stop", "Authorization: Bearer secret\r\n").starts_with("HTTP/1.1 202"));
+    assert!(
+        ask(address, "POST /api/v1/stop", "Authorization: Bearer secret\r\n").starts_with("HTTP/1.1 202")
+    );
     assert!(matches!(events.try_recv(), Ok(Event::Stop { who: "the API" })));
     assert!(ask(address, "POST /api/v1/checkpoint", "authorization: Bearer secret\r\n").contains("accepted"));
     assert!(matches!(events.try_recv(), Ok(Event::Checkpoint)));
@@ -94,5 +96,8 @@ fn a_busy_port_is_named_with_a_way_out() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let message = bind(taken.local_addr().unwrap()).unwrap_err().to_string();
-    assert!(message.contains(&format!("port {port}")) && message.contains("--listen 127.0.0.1:0"), "{message}");
+    assert!(
+        message.contains(&format!("port {port}")) && message.contains("--listen 127.0.0.1:0"),
+        "{message}"
+    );
 }
