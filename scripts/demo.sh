@@ -45,11 +45,12 @@ address=$(field address)
 say "   The page is at $address/ and the metrics at $address/metrics; a sample of them now:"
 python3 - "$address/metrics" <<'PY'
 import sys, urllib.request
-wanted = ('beit_train_step', 'beit_train_loss', 'beit_train_mlm_acc', 'beit_train_lr', 'beit_train_samples_total',
-          'beit_train_data_wait', 'beit_loader_queue_depth', 'beit_checkpoint')
-for line in urllib.request.urlopen(sys.argv[1], timeout=10).read().decode().splitlines():
-    if line.startswith(wanted):
-        print('   ', line)
+wanted = ('beit_trainer_step ', 'beit_trainer_loss ', 'beit_trainer_mlm_acc', 'beit_trainer_lr ', 'beit_trainer_samples_',
+          'beit_trainer_data_wait', 'beit_loader_queue_depth', 'beit_trainer_checkpoint_step')
+lines = urllib.request.urlopen(sys.argv[1], timeout=10).read().decode().splitlines()
+sample = [line for line in lines if line.startswith(wanted)]
+print(*('    ' + line for line in sample), sep='\n')
+assert len(sample) >= len(wanted), 'the metrics have other names than this script'
 PY
 
 say "3. Stop it: it checkpoints, then exits"

@@ -15,14 +15,29 @@ const HOUSE: &[Room] = &[
     Room { folder: "shards/format", package: "beit-shards", may_use: &[] },
     Room { folder: "shards/views", package: "beit-views", may_use: &[] },
     Room { folder: "shards/torchfile", package: "beit-torchfile", may_use: &[] },
-    Room { folder: "shards/tokenizer", package: "beit-tokenizer", may_use: &["beit-torchfile", "beit-views"] },
-    Room { folder: "shards/tool", package: "beit-shard", may_use: &["beit-shards", "beit-tokenizer", "beit-views"] },
+    Room {
+        folder: "shards/tokenizer",
+        package: "beit-tokenizer",
+        may_use: &["beit-torchfile", "beit-views"],
+    },
+    Room {
+        folder: "shards/tool",
+        package: "beit-shard",
+        may_use: &["beit-shards", "beit-tokenizer", "beit-views"],
+    },
     Room { folder: "loader", package: "beit-loader", may_use: &["beit-shards", "beit-views"] },
     Room { folder: "trainer/torch", package: "beit-torch", may_use: &[] },
     Room {
         folder: "trainer",
         package: "beit-trainer",
-        may_use: &["beit-loader", "beit-shards", "beit-tokenizer", "beit-torch", "beit-torchfile", "beit-views"],
+        may_use: &[
+            "beit-loader",
+            "beit-shards",
+            "beit-tokenizer",
+            "beit-torch",
+            "beit-torchfile",
+            "beit-views",
+        ],
     },
     Room {
         folder: "daemon",
@@ -83,7 +98,10 @@ fn every_big_dependency_lives_where_the_picture_says() {
             );
         }
         for room in *rooms {
-            assert!(found[room].contains(*lodger), "{lodger} has moved out of {room}: take it off the picture");
+            assert!(
+                found[room].contains(*lodger),
+                "{lodger} has moved out of {room}: take it off the picture"
+            );
         }
     }
 }
@@ -104,7 +122,8 @@ fn the_map_names_every_room_and_every_path_on_it_exists() {
         assert!(map.contains(&format!("`{}", room.folder)), "ARCHITECTURE.md does not name {}", room.folder);
     }
     for word in map.split('`').skip(1).step_by(2) {
-        let looks_like_a_path = word.contains('/') && !word.contains(' ') && !word.starts_with('/') && !word.contains('*');
+        let looks_like_a_path =
+            word.contains('/') && !word.contains(' ') && !word.starts_with('/') && !word.contains('*');
         if looks_like_a_path {
             assert!(root().join(word).exists(), "ARCHITECTURE.md names {word}, which does not exist");
         }

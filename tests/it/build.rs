@@ -53,12 +53,13 @@ fn the_demo_photos_become_a_sound_set() {
 #[test]
 fn without_a_tokenizer_the_build_names_three_ways_out() {
     let dir = tempfile::tempdir().unwrap();
-    let output = command("beit-shard", &["build", text(&demo_photos()), "--out", text(&dir.path().join("x.shards"))])
-        .current_dir(dir.path())
-        .env("HOME", dir.path())
-        .env_remove("XDG_DATA_HOME")
-        .output()
-        .unwrap();
+    let output =
+        command("beit-shard", &["build", text(&demo_photos()), "--out", text(&dir.path().join("x.shards"))])
+            .current_dir(dir.path())
+            .env("HOME", dir.path())
+            .env_remove("XDG_DATA_HOME")
+            .output()
+            .unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     for way in ["encoder.pkl", "beit-shard tokenizer train", "--tokenizer embedded"] {
@@ -144,7 +145,9 @@ fn bad_files_are_quarantined_with_a_reason_and_odd_ones_are_packed() {
     let mut png = std::io::Cursor::new(Vec::new());
     small.write_to(&mut png, image::ImageFormat::Png).unwrap();
     save("png-in-disguise.JPEG", png.get_ref());
-    let deep = image::ImageBuffer::from_fn(40, 30, |x, y| image::Rgb([x as u16 * 1500, y as u16 * 2000, 30_000_u16]));
+    let deep = image::ImageBuffer::from_fn(40, 30, |x, y| {
+        image::Rgb([x as u16 * 1500, y as u16 * 2000, 30_000_u16])
+    });
     image::DynamicImage::ImageRgb16(deep).save(source.join("sixteen-bit.png")).unwrap();
     image::RgbImage::from_pixel(1, 1, image::Rgb([9, 8, 7])).save(source.join("one-pixel.png")).unwrap();
     save("rotated.jpg", &with_exif_rotation(&photo));
@@ -187,8 +190,8 @@ fn bad_files_are_quarantined_with_a_reason_and_odd_ones_are_packed() {
 fn with_exif_rotation(jpeg: &[u8]) -> Vec<u8> {
     let tiff = [
         b"MM\0*\0\0\0\x08".as_slice(),
-        b"\0\x01",                                  // one entry
-        b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0",      // orientation = 6
+        b"\0\x01",                             // one entry
+        b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0", // orientation = 6
         b"\0\0\0\0",
     ]
     .concat();
@@ -214,7 +217,8 @@ fn wrong_tokenizers_say_what_is_wrong_and_change_nothing() {
     let out = dir.path().join("photos.shards");
     let photos = demo_photos();
     let arguments = |tokenizer: &str| {
-        ["build", text(&photos), "--out", text(&out), "--views", "1", "--tokenizer", tokenizer].map(str::to_owned)
+        ["build", text(&photos), "--out", text(&out), "--views", "1", "--tokenizer", tokenizer]
+            .map(str::to_owned)
     };
     let golden = root().join("tests/golden");
     let fail = |tokenizer: &str, more: &[&str], words: &[&str]| {
@@ -255,7 +259,11 @@ fn cat_draws_the_view_a_trainer_will_see() {
     let picture = image::open(&png).unwrap().to_rgb8();
     assert_eq!(picture.height(), 224);
     assert!(picture.width() >= 2 * 224, "the view and, beside it, what the decoder makes of its tokens");
-    fail("beit-shard", &["cat", &id, "--shards", text(&out), "--view", "2", "--out", text(&png)], &["2 views"]);
+    fail(
+        "beit-shard",
+        &["cat", &id, "--shards", text(&out), "--view", "2", "--out", text(&png)],
+        &["2 views"],
+    );
 }
 
 #[test]

@@ -18,7 +18,8 @@ fn cifar(into: &Path) -> bool {
     }
     let tar = zstd::decode_all(std::fs::File::open(&archive).unwrap()).unwrap();
     std::fs::write(into.join("cifar10.tar"), tar).unwrap();
-    let status = Command::new("tar").arg("xf").arg(into.join("cifar10.tar")).arg("-C").arg(into).status().unwrap();
+    let status =
+        Command::new("tar").arg("xf").arg(into.join("cifar10.tar")).arg("-C").arg(into).status().unwrap();
     assert!(status.success());
     true
 }
@@ -51,8 +52,26 @@ fn the_chain_learns_on_cifar_in_three_minutes() {
     let trained = last_json(&succeed(
         "beit-shard",
         &[
-            "tokenizer", "train", &at("train"), "--px", "32", "--groups", "3", "--vocab", "512", "--hidden", "32", "--steps", "320",
-            "--batch", "32", "--seed", "1", "--out", &tokenizer, "--json",
+            "tokenizer",
+            "train",
+            &at("train"),
+            "--px",
+            "32",
+            "--groups",
+            "3",
+            "--vocab",
+            "512",
+            "--hidden",
+            "32",
+            "--steps",
+            "320",
+            "--batch",
+            "32",
+            "--seed",
+            "1",
+            "--out",
+            &tokenizer,
+            "--json",
         ],
     ));
     let measured = |key: &str| trained[key].as_f64().unwrap_or_else(|| panic!("no {key} in {trained}"));
@@ -63,8 +82,17 @@ fn the_chain_learns_on_cifar_in_three_minutes() {
 
     for (images, shards) in [("train", "train.shards"), ("test", "test.shards")] {
         let views: &[&str] = &[
-            "--views", "1", "--second-input-size", "32", "--second-interpolation", "bicubic", "--crop-scale", "0.4,1", "--color-jitter",
-            "0", "--json",
+            "--views",
+            "1",
+            "--second-input-size",
+            "32",
+            "--second-interpolation",
+            "bicubic",
+            "--crop-scale",
+            "0.4,1",
+            "--color-jitter",
+            "0",
+            "--json",
         ];
         let arguments = ["build", &at(images), "--out", &at(shards), "--tokenizer", &tokenizer];
         let summary = last_json(&succeed("beit-shard", &[&arguments[..], views].concat()));
@@ -74,15 +102,30 @@ fn the_chain_learns_on_cifar_in_three_minutes() {
     let run = at("cifar.run");
     let mut arguments = vec!["train", "--shards"];
     let shards = at("train.shards");
-    arguments.extend([shards.as_str(), "--recipe", "pretrain-cifar-cpu", "--ranks", "2", "--run", &run, "--steps", "168"]);
+    arguments.extend([
+        shards.as_str(),
+        "--recipe",
+        "pretrain-cifar-cpu",
+        "--ranks",
+        "2",
+        "--run",
+        &run,
+        "--steps",
+        "168",
+    ]);
     arguments.extend(["--set", "warmup_steps=9"]);
     succeed("beit-train", &arguments);
 
     let held_out = at("test.shards");
-    let report =
-        last_json(&succeed("beit-train", &["evaluate", "--run", &run, "--shards", &held_out, "--shuffle-pixels", "--json"]));
+    let report = last_json(&succeed(
+        "beit-train",
+        &["evaluate", "--run", &run, "--shards", &held_out, "--shuffle-pixels", "--json"],
+    ));
     let value = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("no {key} in {report}"));
     assert!(value("loss") <= value("marginal_entropy") - 0.3, "it knows no more than frequencies: {report}");
-    assert!(value("accuracy") >= 1.5 * value("majority_share"), "it guesses the most frequent code: {report}");
+    assert!(
+        value("accuracy") >= 1.5 * value("majority_share"),
+        "it guesses the most frequent code: {report}"
+    );
     assert!(value("other_image_loss") >= value("loss") + 0.2, "it does not look at the picture: {report}");
 }

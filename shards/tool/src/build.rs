@@ -8,7 +8,7 @@
 //! byte-identical to an uninterrupted build.
 
 use crate::pack::Packer;
-use crate::prepare::{self, Group, Outcome, PreparedGroup, Preparer};
+use crate::prepare::{Batching, Group, Outcome, PreparedGroup, Preparer};
 use crate::progress::Progress;
 use crate::source::{Entry, Source};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -101,7 +101,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     let mut progress = Progress::new(args.views, packer.entries_done());
-    let line = Line { args, source: &source, view_spec: &view_spec, tokenizer: &tokenizer, stop: &stop };
+    let batching = Batching::of(args.views, view_spec.token_px);
+    let line =
+        Line { args, source: &source, view_spec: &view_spec, batching, tokenizer: &tokenizer, stop: &stop };
     let ended = line.run(&mut packer, &mut progress);
     progress.finish();
     ended?;
@@ -124,7 +126,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn beside(source: &std::path::Path) -> Result<PathBuf> {
-    let full = source.canonicalize().with_context(|| format!("looking for the source {}", source.display()))?;
+    let full =
+        source.canonicalize().with_context(|| format!("looking for the source {}", source.display()))?;
     let name = full.file_name().context("the root folder has no place beside it; say --out DIR")?;
     Ok(full.with_file_name(format!("{}.shards", name.to_string_lossy())))
 }
@@ -169,6 +172,7 @@ struct Line<'a> {
     args: &'a Args,
     source: &'a Source,
     view_spec: &'a ViewSpec,
+    batching: Batching,
     tokenizer: &'a Tokenizer,
     stop: &'a AtomicBool,
 }
@@ -210,7 +214,7 @@ impl Line<'_> {
 
     /// Lists the source, checks what earlier runs have packed against it, and sends the rest on in groups.
     fn scan(&self, resume: crate::pack::Resume, permit: &Sender<()>, out: &Sender<Group>) -> Result<()> {
-        let size = prepare::images_per_group(self.args.views) as u64;
+        let size = self.batching.images as u64;
         let mut check = resume.check();
         let mut entries = Vec::new();
         for entry in self.source.entries() {
@@ -258,8 +262,10 @@ impl Line<'_> {
                 break; // the full-size dVAE takes seconds per group: don't let a Ctrl-C wait for them
             }
             let mut tokens = Vec::new();
-            for views in group.views.chunks(prepare::VIEWS_PER_BATCH * view_bytes) {
-                self.tokenizer.encode(views, views.len() / view_bytes, px, &mut tokens).context("tokenizing")?;
+            for views in group.views.chunks(self.batching.views * view_bytes) {
+                self.tokenizer
+                    .encode(views, views.len() / view_bytes, px, &mut tokens)
+                    .context("tokenizing")?;
             }
             if out.send(TokenizedGroup { group, tokens }).is_err() {
                 break;
@@ -278,7 +284,7 @@ impl Line<'_> {
         total: &AtomicU64,
     ) -> Result<()> {
         let mut early = BTreeMap::new();
-        let mut next = packer.entries_done() / prepare::images_per_group(self.args.views) as u64;
+        let mut next = packer.entries_done() / self.batching.images as u64;
         for group in groups {
             early.insert(group.group.index, group);
             while let Some(TokenizedGroup { group, tokens }) = early.remove(&next) {
@@ -294,8 +300,14 @@ impl Line<'_> {
         Ok(())
     }
 
-    fn pack_group(&self, group: PreparedGroup, tokens: &[u16], packer: &mut Packer, progress: &mut Progress) -> Result<()> {
-        let per_image = tokens.len() / prepare::images_per_group(self.args.views);
+    fn pack_group(
+        &self,
+        group: PreparedGroup,
+        tokens: &[u16],
+        packer: &mut Packer,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let per_image = tokens.len() / self.batching.images;
         for ((entry, outcome), tokens) in group.items.into_iter().zip(tokens.chunks_exact(per_image)) {
             if entry.index < packer.entries_done() {
                 continue;

@@ -48,7 +48,8 @@ pub fn run(args: &Args) -> Result<()> {
     let sample = set.read(index, args.view, &mut buf)?;
     let view = draw(&set, &sample, args)?;
     let px = args.input_size;
-    let mut picture = image::RgbImage::from_raw(px, px, view).context("the view has the wrong size; this is a bug")?;
+    let mut picture =
+        image::RgbImage::from_raw(px, px, view).context("the view has the wrong size; this is a bug")?;
     match decoded(&set, &sample, args) {
         Ok(decoded) => picture = side_by_side(&picture, &decoded),
         Err(error) => eprintln!("beit-shard: drawing the view alone: {error:#}"),
@@ -65,7 +66,15 @@ fn draw(set: &ShardSet, sample: &SampleRef<'_>, args: &Args) -> Result<Vec<u8>> 
     let mut out = vec![0; (px * px * 3) as usize];
     let payload = shards::payload(sample)?;
     Renderer::new()
-        .render_payload(payload, &view, sample.grey, px, args.train_interpolation, &mut out, &mut StageTimes::default())
+        .render_payload(
+            payload,
+            &view,
+            sample.grey,
+            px,
+            args.train_interpolation,
+            &mut out,
+            &mut StageTimes::default(),
+        )
         .with_context(|| format!("decoding {}", sample.path))?;
     Ok(out)
 }
@@ -93,7 +102,8 @@ fn decoded(set: &ShardSet, sample: &SampleRef<'_>, args: &Args) -> Result<image:
     let (rows, cols) = (u32::from(rows), u32::from(cols));
     let pixels = tokenizer.decode(sample.tokens, 1, (rows, cols))?;
     let stride = tokenizer.stride();
-    image::RgbImage::from_raw(cols * stride, rows * stride, pixels).context("the decoder gave another size; this is a bug")
+    image::RgbImage::from_raw(cols * stride, rows * stride, pixels)
+        .context("the decoder gave another size; this is a bug")
 }
 
 /// Left the view; right the decoded tokens, as high as the view.

@@ -37,7 +37,13 @@ pub fn run(args: &Args) -> Result<()> {
     };
     match listed.and_then(|()| Ok(out.flush()?)) {
         // `ls | head` is no failure.
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => Ok(()),
+        Err(error)
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }

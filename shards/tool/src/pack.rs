@@ -7,7 +7,9 @@ use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::source::Entry;
 use anyhow::{Context, Result, bail, ensure};
-use beit_shards::{Covered, Io, MANIFEST_FILE, Record, SampleId, SetSpec, Shard, ShardInfo, ShardWriter, ViewTokens};
+use beit_shards::{
+    Covered, Io, MANIFEST_FILE, Record, SampleId, SetSpec, Shard, ShardInfo, ShardWriter, ViewTokens,
+};
 use beit_views::PayloadKind;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -226,7 +228,8 @@ impl Packer {
             (self.quarantined as f64 * 100.0 / entries as f64).ceil()
         );
         ensure!(self.samples > 0, "not one of {entries} images could be used: {}", self.named.join(", "));
-        let manifest = beit_shards::publish_manifest(&self.out, &self.spec, &self.classes, self.done.len() as u64)?;
+        let manifest =
+            beit_shards::publish_manifest(&self.out, &self.spec, &self.classes, self.done.len() as u64)?;
         let tokens = progress.done() * u64::from(self.spec.views) * self.spec.tokens() as u64;
         Ok(Summary {
             samples: self.samples,

@@ -4,13 +4,13 @@ use crate::source::Entry;
 use beit_shards::SampleId;
 use beit_views::{DecodeError, Limits, PayloadKind, Purpose, Renderer, RgbImage, SeedKey, View, ViewSpec};
 
-/// Images that are tokenized together: their views fill the tokenizer's batches, whatever happens to single images,
-/// so that no token depends on a neighbour, on the number of jobs or on where an interrupted build went on.
+/// Images that are tokenized together: the batches that their views make follow from the listing alone, whatever happens
+/// to single images, so that no token depends on a bad neighbour, on the number of jobs or on where a killed build went on.
 #[derive(Debug)]
 pub struct Group {
     /// Position of the group in the listing, from 0.
     pub index: u64,
-    /// At most [`images_per_group`] entries; fewer only at the end.
+    /// [`Batching::images`] entries; fewer only at the end.
     pub entries: Vec<Entry>,
 }
 
@@ -39,7 +39,7 @@ pub struct Prepared {
     pub greys: Vec<u8>,
 }
 
-/// A group with its token views: `images_per_group × K` views of `[px, px, 3]`; the places of bad images are black.
+/// A group with its token views: [`Batching::images`] × K views of `[px, px, 3]`; the places of bad images are black.
 #[derive(Debug)]
 pub struct PreparedGroup {
     pub index: u64,
@@ -47,12 +47,24 @@ pub struct PreparedGroup {
     pub views: Vec<u8>,
 }
 
-/// The largest number of views in one call of the tokenizer.
-pub const VIEWS_PER_BATCH: usize = 16;
+/// How many images make a group, and how many of their views go through the tokenizer at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Images of a group.
+    pub images: usize,
+    /// The most views in one call of the tokenizer.
+    pub views: usize,
+}
 
-/// How many images make a group when each has `views` views.
-pub fn images_per_group(views: u32) -> usize {
-    (VIEWS_PER_BATCH / views as usize).max(1)
+impl Batching {
+    /// As many pixels at once as 16 views of 112 px have (full-size dVAE: 1 GB of activations), whatever the view's size.
+    ///
+    /// Follows from the options alone: see [`Group`].
+    pub fn of(views: u32, px: u32) -> Self {
+        const PIXELS: u64 = 16 * 112 * 112;
+        let at_once = (PIXELS / (u64::from(px) * u64::from(px))).clamp(1, 256) as usize;
+        Self { images: (at_once / views as usize).max(1), views: at_once }
+    }
 }
 
 /// Renders groups; one per worker thread.
@@ -60,20 +72,22 @@ pub struct Preparer<'a> {
     spec: &'a ViewSpec,
     seed: u64,
     views: u32,
+    batching: Batching,
     limits: Limits,
     renderer: Renderer,
 }
 
 impl<'a> Preparer<'a> {
     pub fn new(spec: &'a ViewSpec, seed: u64, views: u32) -> Self {
-        Self { spec, seed, views, limits: Limits::default(), renderer: Renderer::new() }
+        let batching = Batching::of(views, spec.token_px);
+        Self { spec, seed, views, batching, limits: Limits::default(), renderer: Renderer::new() }
     }
 
     /// Reads, decodes and renders every entry of the group.
     pub fn prepare(&mut self, group: Group) -> PreparedGroup {
         let px = self.spec.token_px;
         let image_bytes = self.views as usize * view_bytes(px);
-        let mut views = vec![0; images_per_group(self.views) * image_bytes];
+        let mut views = vec![0; self.batching.images * image_bytes];
         let mut items = Vec::with_capacity(group.entries.len());
         for (entry, out) in group.entries.into_iter().zip(views.chunks_exact_mut(image_bytes)) {
             let outcome = self.prepare_image(&entry, out);
@@ -100,7 +114,14 @@ impl<'a> Preparer<'a> {
         for (k, out) in out.chunks_exact_mut(view_bytes(self.spec.token_px)).enumerate() {
             let view = View::draw(self.spec, image.width, image.height, view_key(self.seed, id, k as u32));
             let grey = beit_views::contrast_grey(&image, &view.jitter);
-            self.renderer.render_image(&image, &view, grey, self.spec.token_px, self.spec.token_interpolation, out);
+            self.renderer.render_image(
+                &image,
+                &view,
+                grey,
+                self.spec.token_px,
+                self.spec.token_interpolation,
+                out,
+            );
             greys.push(grey);
         }
         Ok(Outcome::Sample(Prepared { width: image.width, height: image.height, kind, payload, greys }))
@@ -114,4 +135,24 @@ pub fn view_key(seed: u64, id: SampleId, k: u32) -> SeedKey {
 
 fn view_bytes(px: u32) -> usize {
     px as usize * px as usize * 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(views: u32, px: u32, images: usize, at_once: usize) {
+        assert_eq!(Batching::of(views, px), Batching { images, views: at_once });
+    }
+
+    #[test]
+    fn batches_hold_about_the_same_number_of_pixels() {
+        check(16, 112, 1, 16);
+        check(4, 112, 4, 16);
+        check(150, 112, 1, 16);
+        check(8, 32, 24, 196);
+        check(1, 8, 256, 256);
+        check(2, 4096, 1, 1);
+    }
 }

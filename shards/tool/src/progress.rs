@@ -34,7 +34,15 @@ impl Progress {
         bar.set_position(already);
         bar.reset_eta();
         let now = Instant::now();
-        Self { bar, started: now, last_line: now, views: u64::from(views), done: 0, quarantined: 0, on_terminal }
+        Self {
+            bar,
+            started: now,
+            last_line: now,
+            views: u64::from(views),
+            done: 0,
+            quarantined: 0,
+            on_terminal,
+        }
     }
 
     /// The scan has come this far (or to its end).

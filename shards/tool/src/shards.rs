@@ -45,7 +45,9 @@ pub fn find(dir: &Path, set: &ShardSet, name: &str) -> Result<u64> {
         None => catalog.find_path(name)?,
     };
     if let Some(entry) = entry {
-        return set.index_of(entry.shard, entry.index).context("the catalog names a record that is not there");
+        return set
+            .index_of(entry.shard, entry.index)
+            .context("the catalog names a record that is not there");
     }
     if let Some(reason) = catalog.quarantine_reason(name)? {
         bail!("{name} was quarantined: {reason}");
@@ -65,7 +67,9 @@ pub fn payload<'a>(sample: &SampleRef<'a>) -> Result<Payload<'a>> {
     let kind = match sample.payload_kind {
         beit_shards::PAYLOAD_JPEG => PayloadKind::Jpeg,
         beit_shards::PAYLOAD_RGB => PayloadKind::Rgb,
-        other => bail!("{} has a payload of unknown kind {other}; it was packed by a newer version", sample.path),
+        other => {
+            bail!("{} has a payload of unknown kind {other}; it was packed by a newer version", sample.path)
+        }
     };
     Ok(Payload { kind, width: sample.width, height: sample.height, bytes: sample.payload })
 }

@@ -204,9 +204,26 @@ mod tests {
     #[test]
     fn classes_and_files_come_in_image_folder_order() {
         check(
-            &["b/2.jpg", "b/10.JPEG", "B/x.png", "a/deep/z.webp", "a/y.jpg", "a/notes.txt", "a/deep-2/a.jpg", "a/deep/er/1.jpg"],
+            &[
+                "b/2.jpg",
+                "b/10.JPEG",
+                "B/x.png",
+                "a/deep/z.webp",
+                "a/y.jpg",
+                "a/notes.txt",
+                "a/deep-2/a.jpg",
+                "a/deep/er/1.jpg",
+            ],
             &["B", "a", "b"],
-            &[("B/x.png", 0), ("a/y.jpg", 1), ("a/deep/z.webp", 1), ("a/deep-2/a.jpg", 1), ("a/deep/er/1.jpg", 1), ("b/10.JPEG", 2), ("b/2.jpg", 2)],
+            &[
+                ("B/x.png", 0),
+                ("a/y.jpg", 1),
+                ("a/deep/z.webp", 1),
+                ("a/deep-2/a.jpg", 1),
+                ("a/deep/er/1.jpg", 1),
+                ("b/10.JPEG", 2),
+                ("b/2.jpg", 2),
+            ],
         );
     }
 
@@ -229,7 +246,11 @@ mod tests {
         assert_eq!(source.classes, ["n01", "n02"]);
         assert_eq!(
             found,
-            [("one/n01/a.jpg".to_owned(), 0), ("two/n01/a.jpg".to_owned(), 0), ("two/n02/b.jpg".to_owned(), 1)]
+            [
+                ("one/n01/a.jpg".to_owned(), 0),
+                ("two/n01/a.jpg".to_owned(), 0),
+                ("two/n02/b.jpg".to_owned(), 1)
+            ]
         );
     }
 
