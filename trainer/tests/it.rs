@@ -1,4 +1,5 @@
 //! `beit-train` from the street: what it prints, how it ends, and what a kill leaves behind.
+#![expect(clippy::unwrap_used, reason = "tests, helpers too")]
 
 #[path = "../src/testing.rs"]
 mod testing;
