@@ -65,7 +65,8 @@ fn mask_for(grid: PatchGrid) -> MaskSpec {
     if reference.check(grid).is_ok() {
         return reference;
     }
-    let hidden = (grid.rows * grid.cols * 2 / 5).max(1);
+    // Blocks need two rows and two columns; a grid without has no mask.
+    let hidden = if grid.rows.min(grid.cols) < 2 { 0 } else { grid.rows * grid.cols * 2 / 5 };
     MaskSpec {
         num_mask_patches: hidden,
         min_mask_patches_per_block: reference.min_mask_patches_per_block.min(hidden),
