@@ -90,7 +90,11 @@ pub fn train(
     held_out: &[u8],
     on_progress: &mut dyn FnMut(&Progress),
 ) -> Result<Trained, TokenizerError> {
-    options.check(held_out.len())?;
+    options.check()?;
+    if held_out.is_empty() || !held_out.len().is_multiple_of(options.image_bytes()) {
+        let problem = format!("{} bytes are not images of {} px", held_out.len(), options.px);
+        return Err(TokenizerError::Option { option: "held-out images", problem });
+    }
     let mut trainer = Trainer::new(options)?;
     if options.data_init {
         trainer.spread_codes(images)?;

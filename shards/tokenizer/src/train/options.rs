@@ -95,7 +95,11 @@ impl Options {
         side * side
     }
 
-    pub(super) fn check(&self, held_out: usize) -> Result<(), TokenizerError> {
+    /// Checks every option, before any image is read.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Option`] names the option and what is wrong with it
+    pub fn check(&self) -> Result<(), TokenizerError> {
         let bad = |option, problem: String| Err(TokenizerError::Option { option, problem });
         if !(2..=65536).contains(&self.vocab) {
             return bad("vocab", format!("{} codes; 2 to 65536 are possible", self.vocab));
@@ -136,9 +140,6 @@ impl Options {
                 "lr",
                 "rates, weights, shares and temperatures must be finite and not negative".to_owned(),
             );
-        }
-        if held_out == 0 || !held_out.is_multiple_of(self.image_bytes()) {
-            return bad("held-out images", format!("{held_out} bytes are not images of {} px", self.px));
         }
         Ok(())
     }

@@ -149,3 +149,66 @@ impl Feed {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Twelve images of one colour each, and two files that are no images.
+    fn shelf(folder: &Path, keep_bytes: u64) -> Shelf {
+        for i in 0..12u8 {
+            let image = image::RgbImage::from_pixel(20, 16, image::Rgb([i * 20, 255 - i, 7]));
+            image.save(folder.join(format!("{i:02}.png"))).unwrap();
+        }
+        std::fs::write(folder.join("05b.jpg"), "not an image").unwrap();
+        std::fs::write(folder.join("notes.txt"), "not listed").unwrap();
+        let album = Album::open(&[folder.to_owned()], keep_bytes).unwrap();
+        let numbers = (0..album.len() as u32).collect();
+        let spec = ViewSpec { token_px: 8, color_jitter: 0.0, ..ViewSpec::default() };
+        Shelf { album, numbers, spec, seed: 3, batch: 5 }
+    }
+
+    fn batches(shelf: Shelf, threads: usize) -> Vec<Vec<u8>> {
+        let bytes = shelf.batch * shelf.image_bytes();
+        let mut feed = Feed::start(Arc::new(shelf), 9, threads);
+        (0..9)
+            .map(|step| {
+                let mut out = vec![0; bytes];
+                feed.fill(Want::Step(step), &mut out).unwrap();
+                out
+            })
+            .collect()
+    }
+
+    #[test]
+    fn batches_depend_neither_on_threads_nor_on_what_is_kept_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = batches(shelf(folder.path(), 1 << 20), 1);
+        assert_eq!(one, batches(shelf(folder.path(), 1 << 20), 3));
+        assert_eq!(one, batches(shelf(folder.path(), 0), 2));
+        assert_eq!(one, batches(shelf(folder.path(), 2000), 2));
+        assert_ne!(one[0], one[1]);
+    }
+
+    #[test]
+    fn a_bad_image_is_counted_once_and_replaced_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = shelf(folder.path(), 0);
+        assert_eq!((shelf.album.len(), shelf.album.bad()), (13, 0), "text files are not listed");
+        let numbers: Vec<u32> = (0..13).collect();
+        let page = shelf.album.page_from(&numbers, 6).unwrap(); // 05b.jpg
+        assert_eq!(page.image().pixels[..3], [120, 249, 7], "06.png stands in");
+        assert!(shelf.album.page(6).is_none());
+        assert_eq!(shelf.album.bad(), 1);
+    }
+
+    #[test]
+    fn every_epoch_has_every_image_once_in_another_order() {
+        let numbers: Vec<u32> = (0..100).collect();
+        let mut orders: Vec<Vec<u32>> = (0..3).map(|epoch| shuffled(&numbers, 1, epoch)).collect();
+        assert!(orders[0] != orders[1] && orders[1] != orders[2]);
+        orders.iter_mut().for_each(|order| order.sort_unstable());
+        assert!(orders.iter().all(|order| *order == numbers));
+    }
+}

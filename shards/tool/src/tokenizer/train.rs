@@ -193,6 +193,8 @@ pub fn run(args: &Args) -> Result<()> {
         args.out.display()
     );
     ensure!((0.0..1.0).contains(&args.holdout), "--holdout {}: a share from 0 to below 1", args.holdout);
+    let options = args.options();
+    options.check()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.map_or(cores, usize::from);
     beit_tokenizer::set_threads(threads);
@@ -224,10 +226,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut log = Log::new(args.steps, args.vocab);
     let mut images = |want: Want, out: &mut [u8]| feed.fill(want, out).map_err(Into::into);
     let training = Instant::now();
-    let trained =
-        beit_tokenizer::train::train(&args.options(), card, &mut images, &held_out, &mut |progress| {
-            log.step(progress)
-        })?;
+    let trained = beit_tokenizer::train::train(&options, card, &mut images, &held_out, &mut |progress| {
+        log.step(progress)
+    })?;
     let seconds = training.elapsed().as_secs_f64();
     log.bar.finish_and_clear();
 
