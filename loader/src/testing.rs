@@ -92,7 +92,7 @@ impl TestSet {
             let (width, height) = (image.pixels.width, image.pixels.height);
             let views: Vec<(u8, Vec<u16>)> = (0..self.spec.views)
                 .map(|k| {
-                    let key = SeedKey { seed: SEED, stream: id.0, index: k, purpose: Purpose::View };
+                    let key = SeedKey::view(SEED, id.0, k);
                     let view = View::draw(&self.views, width, height, key);
                     let tokens = (0..16).map(|place| (number as u32 * 31 + k * 17 + place) as u16 % 512);
                     (beit_views::contrast_grey(&image.pixels, &view.jitter), tokens.collect())

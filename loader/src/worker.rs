@@ -146,7 +146,7 @@ impl<'a> Worker<'a> {
         }
 
         let seed = self.shared.options.shards.spec().seed;
-        let key = SeedKey { seed, stream: record.id.0, index: placed.view, purpose: Purpose::View };
+        let key = SeedKey::view(seed, record.id.0, placed.view);
         let view = View::draw(spec, width, height, key);
         // Epochs beyond 2^32 would need more samples than a position can count.
         let index = placed.epoch as u32;

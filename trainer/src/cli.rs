@@ -14,7 +14,7 @@ Examples:
   beit-train train --shards photos.shards --recipe pretrain-tiny-cpu --ranks 2
   beit-train train --shards photos.shards --recipe pretrain-tiny-cpu --set lr=5e-4 --steps 50
   beit-train plan --shards photos.shards --recipe pretrain-base-22k
-  beit-train evaluate --run pretrain-tiny-cpu.run --shards held-out.shards --shuffle-pixels --json
+  beit-train evaluate --run runs/pretrain-tiny-cpu --shards held-out.shards --shuffle-pixels --json
   beit-train recipes --keys
   torchrun --no-python --nproc-per-node 2 beit-train train --shards photos.shards --recipe pretrain-tiny-cpu
 
@@ -92,7 +92,7 @@ pub struct PlanArgs {
     /// Change a key of the recipe; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// The run directory: checkpoints and log. Default: the recipe's name with .run
+    /// The run directory: checkpoints and log. Default: runs/RECIPE, as beit-daemon's
     #[arg(long)]
     pub run: Option<PathBuf>,
     /// Steps in all; the same as --set steps=N

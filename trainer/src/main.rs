@@ -64,7 +64,7 @@ fn resolve(args: PlanArgs) -> Result<Plan, TrainError> {
         (None, _) => (Device::Cpu, args.ranks), // cpu is the only device that is asked for by name
     };
     let world = World::from_env(|name| std::env::var(name).ok())?.unwrap_or_else(|| World::inside(local));
-    let run = args.run.unwrap_or_else(|| format!("{recipe_name}.run").into());
+    let run = args.run.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe_name));
     Plan::new(Ask { recipe_name, recipe, shards: args.shards, run, world, device })
 }
 

@@ -4,7 +4,7 @@ use crate::shards;
 use anyhow::{Context, Result, ensure};
 use beit_shards::{ReadBuf, SampleRef, ShardSet};
 use beit_tokenizer::Tokenizer;
-use beit_views::{Interpolation, Renderer, StageTimes, View, ViewSpec};
+use beit_views::{Interpolation, Renderer, SeedKey, StageTimes, View, ViewSpec};
 use std::path::PathBuf;
 
 /// Draw one view of one sample, with its tokens decoded beside it
@@ -61,7 +61,12 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn draw(set: &ShardSet, sample: &SampleRef<'_>, args: &Args) -> Result<Vec<u8>> {
     let spec: ViewSpec = set.spec().view_spec.parse().context("reading the set's view specification")?;
-    let view = View::draw(&spec, sample.width, sample.height, spec_key(set, sample, args.view));
+    let view = View::draw(
+        &spec,
+        sample.width,
+        sample.height,
+        SeedKey::view(set.spec().seed, sample.id.0, args.view),
+    );
     let px = args.input_size;
     let mut out = vec![0; (px * px * 3) as usize];
     let payload = shards::payload(sample)?;
@@ -77,10 +82,6 @@ fn draw(set: &ShardSet, sample: &SampleRef<'_>, args: &Args) -> Result<Vec<u8>> 
         )
         .with_context(|| format!("decoding {}", sample.path))?;
     Ok(out)
-}
-
-fn spec_key(set: &ShardSet, sample: &SampleRef<'_>, view: u32) -> beit_views::SeedKey {
-    crate::prepare::view_key(set.spec().seed, sample.id, view)
 }
 
 /// The view as the tokens tell it.

@@ -2,7 +2,7 @@
 
 use crate::source::Entry;
 use beit_shards::SampleId;
-use beit_views::{DecodeError, Limits, PayloadKind, Purpose, Renderer, RgbImage, SeedKey, View, ViewSpec};
+use beit_views::{DecodeError, Limits, PayloadKind, Renderer, RgbImage, SeedKey, View, ViewSpec};
 
 /// Images that are tokenized together: the batches that their views make follow from the listing alone, whatever happens
 /// to single images, so that no token depends on a bad neighbour, on the number of jobs or on where a killed build went on.
@@ -112,7 +112,8 @@ impl<'a> Preparer<'a> {
         let (kind, payload) = beit_views::pack_payload(bytes, &image)?;
         let mut greys = Vec::with_capacity(self.views as usize);
         for (k, out) in out.chunks_exact_mut(view_bytes(self.spec.token_px)).enumerate() {
-            let view = View::draw(self.spec, image.width, image.height, view_key(self.seed, id, k as u32));
+            let view =
+                View::draw(self.spec, image.width, image.height, SeedKey::view(self.seed, id.0, k as u32));
             let grey = beit_views::contrast_grey(&image, &view.jitter);
             self.renderer.render_image(
                 &image,
@@ -126,11 +127,6 @@ impl<'a> Preparer<'a> {
         }
         Ok(Outcome::Sample(Prepared { width: image.width, height: image.height, kind, payload, greys }))
     }
-}
-
-/// The key of view `k` of a sample, the same at build and in the loader.
-pub fn view_key(seed: u64, id: SampleId, k: u32) -> SeedKey {
-    SeedKey { seed, stream: id.0, index: k, purpose: Purpose::View }
 }
 
 fn view_bytes(px: u32) -> usize {

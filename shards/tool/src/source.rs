@@ -154,12 +154,18 @@ fn list_class(class: &ClassFolder) -> Vec<Listed> {
 
 fn try_list_class(class: &ClassFolder) -> Result<Vec<(PathBuf, String, u32)>> {
     let mut files = Vec::new();
+    let mut list = |path: &Path| {
+        // The folder as a string, not as a path: `a-b` sorts before `a/c`, as Python's sorted(os.walk()) has it.
+        let folder = path.parent().unwrap_or(&class.folder).as_os_str().to_owned();
+        files.push((folder, path.file_name().unwrap_or_default().to_owned()));
+    };
     for item in WalkDir::new(&class.folder).follow_links(true) {
-        let item = item.with_context(|| format!("scanning {}", class.folder.display()))?;
-        if !item.file_type().is_dir() && is_image(item.path()) {
-            // The folder as a string, not as a path: `a-b` sorts before `a/c`, as Python's sorted(os.walk()) has it.
-            let folder = item.path().parent().unwrap_or(&class.folder).as_os_str().to_owned();
-            files.push((folder, item.file_name().to_owned()));
+        match item {
+            Ok(item) if !item.file_type().is_dir() && is_image(item.path()) => list(item.path()),
+            Ok(_) => {}
+            // A link that leads nowhere is an image that cannot be read: the build quarantines it.
+            Err(error) if is_dangling(&error) => list(error.path().unwrap_or(&class.folder)),
+            Err(error) => return Err(error).with_context(|| format!("scanning {}", class.folder.display())),
         }
     }
     files.sort_unstable();
@@ -174,6 +180,11 @@ fn try_list_class(class: &ClassFolder) -> Result<Vec<(PathBuf, String, u32)>> {
         entries.push((file, path, class.label));
     }
     Ok(entries)
+}
+
+fn is_dangling(error: &walkdir::Error) -> bool {
+    let missing = error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    missing && error.path().is_some_and(|path| is_image(path) && path.is_symlink())
 }
 
 #[cfg(test)]

@@ -17,25 +17,6 @@ pub enum PayloadKind {
     Rgb,
 }
 
-impl PayloadKind {
-    /// The number that stands for this kind in a shard.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Jpeg => 1,
-            Self::Rgb => 2,
-        }
-    }
-
-    /// The kind a number stands for, if any.
-    pub fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(Self::Jpeg),
-            2 => Some(Self::Rgb),
-            _ => None,
-        }
-    }
-}
-
 /// The pixels of one sample, as a shard holds them. The bytes need not be trusted.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {

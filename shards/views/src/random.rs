@@ -45,6 +45,11 @@ pub struct SeedKey {
 }
 
 impl SeedKey {
+    /// The key of view `k` of a sample: what the build draws, every reader draws again.
+    pub fn view(seed: u64, sample: u64, k: u32) -> Self {
+        Self { seed, stream: sample, index: k, purpose: Purpose::View }
+    }
+
     /// The numbers of this key, from the first one.
     pub fn draws(self) -> Draws {
         Draws { key: self, block: 0, words: [0; 4], used: 4 }
