@@ -2,6 +2,8 @@
 //!
 //! Needs the release binaries (`make build`); `make test` builds them first.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests may end the test where it stands")]
+
 mod architecture;
 mod build;
 mod daemon;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::TrainError;
+use crate::error::{TrainError, torch};
 
 /// The kind of device of a run; a GPU run gives each local rank its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +44,32 @@ impl Device {
                 "{local} GPUs are asked for, and this machine has {nodes}; --gpus {nodes} uses them, {cpu}"
             )));
         }
-        // The GPU half of libtorch is a plug-in that is built on GPU machines; this version trains on CPU ranks.
-        Err(TrainError::Device(format!("this version does not train on GPUs yet; {cpu}")))
+        Ok(())
+    }
+
+    /// Makes the device usable: loads libtorch's CUDA half, which must happen before libtorch is asked anything.
+    ///
+    /// Never run on a GPU yet.
+    ///
+    /// # Errors
+    /// This libtorch has no CUDA half, or its driver sees fewer GPUs than there are local ranks.
+    pub(crate) fn open(self, local: u32) -> Result<(), TrainError> {
+        if self == Device::Cpu {
+            return Ok(());
+        }
+        beit_torch::cuda::load().map_err(|error| {
+            TrainError::Device(format!(
+                "{error}; the libtorch of `make setup` is for CPUs: build with LIBTORCH set to the torch folder of a \
+                 Python environment that has torch 2.13 with CUDA"
+            ))
+        })?;
+        let found = beit_torch::cuda::devices().map_err(torch("counting GPUs"))?;
+        if found < local {
+            return Err(TrainError::Device(format!(
+                "{local} GPUs are asked for, and the driver offers {found}"
+            )));
+        }
+        Ok(())
     }
 
     /// libtorch's name of local rank `local`'s device.
@@ -80,5 +104,18 @@ mod tests {
         let message = Device::Cuda.check(4096).unwrap_err().to_string();
         assert!(message.contains("4096 GPUs are asked for, and this machine has"), "{message}");
         assert!(message.contains("--device cpu --ranks"), "{message}");
+    }
+
+    #[test]
+    fn a_libtorch_without_cuda_says_where_to_get_one() {
+        if std::env::var_os("LIBTORCH")
+            .is_some_and(|folder| std::path::Path::new(&folder).join("lib/libtorch_cuda.so").exists())
+        {
+            eprintln!("skipped: this libtorch has a CUDA half");
+            return;
+        }
+        let message = Device::Cuda.open(1).unwrap_err().to_string();
+        assert!(message.contains("LIBTORCH"), "{message}");
+        Device::Cpu.open(4096).unwrap();
     }
 }

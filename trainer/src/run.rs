@@ -63,6 +63,7 @@ struct Shared<'a> {
 }
 
 fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outcome, TrainError> {
+    plan.device.open(plan.world.local)?;
     let timeout = Duration::from_secs(plan.recipe.collective_timeout_s);
     let leads = plan.world.leads();
     std::fs::create_dir_all(&plan.run).map_err(io("creating", &plan.run))?;
