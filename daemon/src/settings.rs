@@ -47,7 +47,7 @@ pub struct StartArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Run directory: checkpoints, logs, token; a run goes on from the newest checkpoint in it
-    /// [default: runs/<recipe>]
+    /// [default: runs/RECIPE]
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
     /// Address of the page, /metrics and the API; port 0 picks a free one

@@ -19,7 +19,7 @@ pub(crate) struct Input {
     pub pixels: Tensor,
     /// The hidden patches.
     pub hidden: Hidden,
-    /// [M] i64: their visual tokens.
+    /// `[M]` i64: their visual tokens.
     pub labels: Tensor,
 }
 
