@@ -26,6 +26,10 @@ pub const TRIAL: &str = "beit-daemon start --device cpu --ranks 2 --recipe pretr
 
 /// Options of `beit-daemon start`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  beit-daemon start --gpus 16                                   the reference's recipe, one rank on each GPU
+  beit-daemon start --device cpu --ranks 2 --recipe pretrain-tiny-cpu --set lr=5e-4
+  beit-daemon start --run runs/long --steps 100000 --detach     in the background; beit-daemon status, stop")]
 pub struct StartArgs {
     /// Train on this many GPUs of this machine, one rank each
     #[arg(long, value_name = "N", conflicts_with_all = ["device", "ranks"],

@@ -17,7 +17,7 @@ use beit_trainer::ranks::World;
 use beit_trainer::recipe::{EMBEDDED, KEYS, Recipe};
 use beit_trainer::run::run;
 use beit_trainer::stats::TrainStats;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::json;
 
 use cli::{Cli, Command, PlanArgs};
@@ -38,6 +38,10 @@ fn main() -> ExitCode {
         Command::Evaluate { run, checkpoint, shards, samples, batch_size, shuffle_pixels, json } => {
             let checkpoint = checkpoint.or(run).unwrap_or_default(); // clap sees to it that one is given
             report(&EvaluateAsk { checkpoint, shards, samples, batch_size, shuffle_pixels }, json)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "beit-train", &mut std::io::stdout());
+            Ok(())
         }
         Command::Recipes { keys, name } => recipes(keys, name.as_deref()),
     };
