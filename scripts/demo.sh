@@ -16,7 +16,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 started=$SECONDS
-rm -rf "$run"
+rm -rf "$run" "$shards" # from an earlier demo, maybe of another version
 mkdir -p "$out"
 
 say "1. Pack ten photos into shards: 8 views of each, with their dVAE tokens"
