@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use beit_loader::{LoaderReport, Options, measure};
-use beit_shards::{Io, ShardSet};
+use beit_loader::{LoaderReport, Options, Order, Shuffle, ShuffleQuality, measure};
+use beit_shards::{Io, Shard, ShardSet};
 use beit_trainer::device::cores;
 use beit_views::{MaskSpec, PatchGrid};
 use clap::Args;
@@ -24,6 +24,15 @@ pub struct DoctorArgs {
     /// Loader threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// How shards are read; auto: mmap, but pread on network file systems
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = ["auto", "mmap", "pread"])]
+    pub io: String,
+    /// How epochs are shuffled, as the recipe's key order
+    #[arg(long, value_name = "ORDER", default_value = "shuffle", value_parser = ["shuffle", "blocks"])]
+    pub order: String,
+    /// Samples that the kernel is asked to fetch ahead of their turn
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub read_ahead: u32,
     /// How long to measure
     #[arg(long, value_name = "S", default_value_t = 10.0)]
     pub seconds: f64,
@@ -50,12 +59,21 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         Some(shards) => shards.clone(),
         None => discover::only_shards(Path::new("."))?,
     };
-    let set = ShardSet::open(&folder, Io::Auto).with_context(|| format!("opening {}", folder.display()))?;
+    let io: Io = args.io.parse().map_err(anyhow::Error::msg)?;
+    let set = ShardSet::open(&folder, io).with_context(|| format!("opening {}", folder.display()))?;
     let threads = args.threads.unwrap_or_else(cores);
-    let mut options = Options::new(Arc::new(set));
+    let shuffle = if args.order == "blocks" { Shuffle::BLOCKS } else { Shuffle::Full };
+    let set = Arc::new(set);
+    let mut options = Options { shuffle, read_ahead: args.read_ahead, ..Options::new(set.clone()) };
     options.mask = mask_for(options.grid);
+    let setup = Setup::of(&set, shuffle, threads);
     let report = measure(options, threads as usize, args.seconds).context("measuring the loader")?;
-    let text = if args.json { as_json(&report, threads).to_string() } else { as_table(&report, threads) };
+    let orders = [Shuffle::Full, Shuffle::BLOCKS].map(|shuffle| Mixed::of(&set, shuffle));
+    let text = if args.json {
+        as_json(&report, &setup, &orders).to_string()
+    } else {
+        as_table(&report, &setup, &orders)
+    };
     writeln!(std::io::stdout(), "{text}").context("writing to stdout")
 }
 
@@ -74,42 +92,122 @@ fn mask_for(grid: PatchGrid) -> MaskSpec {
     }
 }
 
-fn as_json(report: &LoaderReport, threads: u32) -> Value {
-    let stages: Map<String, Value> =
-        report.stages_us.named().into_iter().map(|(stage, us)| (stage.to_owned(), json!(us))).collect();
-    json!({"loader": {
-        "images_per_s_per_core": report.images_per_s_per_core,
-        "images_per_s": report.images_per_s,
-        "bytes_per_s": report.bytes_per_s,
-        "images": report.images,
-        "seconds": report.seconds,
-        "threads": threads,
-        "corrupt": report.corrupt,
-        "stages_us": stages,
-    }})
+/// What was measured.
+struct Setup {
+    threads: u32,
+    /// mmap or pread, whatever was asked for.
+    io: String,
+    shuffle: Shuffle,
 }
 
-fn as_table(report: &LoaderReport, threads: u32) -> String {
-    let stages = report.stages_us.named();
-    let total: f64 = stages.iter().map(|(_, us)| us).sum();
-    let mut text = format!(
-        "loader alone: {:.0} images/s with {threads} threads, {:.0} images/s per core, {:.1} MB/s of payload\n",
-        report.images_per_s,
-        report.images_per_s_per_core,
-        report.bytes_per_s / 1e6
-    );
-    for (stage, us) in stages {
-        let _ = writeln!(
-            text,
-            "  {stage:<8} {us:>8.1} us per image  {:>3.0} %",
-            100.0 * us / total.max(f64::MIN_POSITIVE)
-        );
+impl Setup {
+    fn of(set: &ShardSet, shuffle: Shuffle, threads: u32) -> Setup {
+        let io = set.shards().first().map_or(Io::Auto, Shard::io).to_string();
+        Setup { threads, io, shuffle }
     }
-    let _ = write!(
+}
+
+/// How well an order would mix this set, and what it takes.
+struct Mixed {
+    name: &'static str,
+    shuffle: Shuffle,
+    quality: ShuffleQuality,
+    /// Bytes of the page cache that keep disks from reading a record twice; 0: none are needed.
+    cache_bytes: u64,
+}
+
+impl Mixed {
+    fn of(set: &ShardSet, shuffle: Shuffle) -> Mixed {
+        let order = Order::shuffled(0, set.len(), set.spec().views, shuffle);
+        let bytes: u64 = set.shards().iter().map(Shard::bytes).sum();
+        let (name, cache_bytes) = match shuffle {
+            Shuffle::Full => ("shuffle", 0),
+            Shuffle::Blocks { block_samples, window_blocks } => {
+                // The window that is shown and the one that is fetched.
+                let samples = (2 * block_samples * window_blocks).min(set.len());
+                ("blocks", (u128::from(bytes) * u128::from(samples) / u128::from(set.len().max(1))) as u64)
+            }
+        };
+        let quality = ShuffleQuality::of(&order, set.classes().len() as u64);
+        Mixed { name, shuffle, quality, cache_bytes }
+    }
+}
+
+fn as_json(report: &LoaderReport, setup: &Setup, orders: &[Mixed]) -> Value {
+    let stages: Map<String, Value> =
+        report.stages_us.named().into_iter().map(|(stage, us)| (stage.to_owned(), json!(us))).collect();
+    let orders: Map<String, Value> = orders
+        .iter()
+        .map(|order| {
+            let quality = &order.quality;
+            let value = json!({
+                "displacement_ratio": quality.displacement,
+                "neighbour_correlation": quality.neighbour_correlation,
+                "same_class_run_samples": quality.same_class_run,
+                "same_class_run_by_chance_samples": quality.same_class_run_by_chance,
+                "batch_drift_ratio": quality.batch_drift,
+                "page_cache_bytes": order.cache_bytes,
+            });
+            (order.name.to_owned(), value)
+        })
+        .collect();
+    json!({
+        "loader": {
+            "images_per_s_per_core": report.images_per_s_per_core,
+            "images_per_s": report.images_per_s,
+            "bytes_per_s": report.bytes_per_s,
+            "images": report.images,
+            "seconds": report.seconds,
+            "threads": setup.threads,
+            "io": setup.io,
+            "order": setup.shuffle.to_string(),
+            "corrupt": report.corrupt,
+            "stages_us": stages,
+            "checksum_us": report.checksum_us,
+            "handoff_ratio": report.stages_us.handoff_share(),
+        },
+        "orders": orders,
+    })
+}
+
+fn as_table(report: &LoaderReport, setup: &Setup, orders: &[Mixed]) -> String {
+    let mut text = format!(
+        "loader alone: {:.0} images/s with {} threads, {:.0} images/s per core, {:.1} MB/s of payload\n\
+         read by {}, in order {}\n",
+        report.images_per_s,
+        setup.threads,
+        report.images_per_s_per_core,
+        report.bytes_per_s / 1e6,
+        setup.io,
+        setup.shuffle,
+    );
+    let total = report.stages_us.total().max(f64::MIN_POSITIVE);
+    for (stage, us) in report.stages_us.named() {
+        let _ = write!(text, "  {stage:<8} {us:>8.1} us per image  {:>5.1} %", 100.0 * us / total);
+        if stage == "read" {
+            let _ = write!(text, ", of which checksums {:.1} us", report.checksum_us);
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(
         text,
         "  {} images in {:.1} s, {} corrupt records",
         report.images, report.seconds, report.corrupt
     );
+    let _ = write!(text, "how orders would mix this set (a perfect shuffle: 1, 0, {:.4}, 1):", {
+        orders.first().map_or(1.0, |order| order.quality.same_class_run_by_chance)
+    });
+    for Mixed { name, shuffle, quality, cache_bytes } in orders {
+        let _ = write!(
+            text,
+            "\n  {name:<8} displacement {:.3}, neighbours' correlation {:.4}, same class in a row {:.4}, batch drift {:.2}",
+            quality.displacement, quality.neighbour_correlation, quality.same_class_run, quality.batch_drift
+        );
+        if *cache_bytes > 0 {
+            let gb = *cache_bytes as f64 / 1e9;
+            let _ = write!(text, "\n           {shuffle}; {gb:.2} GB of page cache hold two windows");
+        }
+    }
     text
 }
 
@@ -130,15 +228,32 @@ mod tests {
     #[test]
     fn the_report_has_the_names_that_scripts_rely_on() {
         let mut report = LoaderReport { images_per_s_per_core: 1234.5, ..LoaderReport::default() };
-        report.stages_us.decode = 300.0;
-        report.stages_us.resize = 100.0;
-        let value = as_json(&report, 2);
+        (report.stages_us.read, report.checksum_us) = (20.0, 12.5);
+        (report.stages_us.entropy, report.stages_us.idct, report.stages_us.handoff) = (280.0, 99.0, 1.0);
+        let setup = Setup { threads: 2, io: "pread".into(), shuffle: Shuffle::BLOCKS };
+        let orders = [Shuffle::Full, Shuffle::BLOCKS].map(|shuffle| Mixed {
+            name: if shuffle == Shuffle::Full { "shuffle" } else { "blocks" },
+            shuffle,
+            quality: ShuffleQuality::of(&Order::shuffled(0, 100_000, 1, shuffle), 10),
+            cache_bytes: if shuffle == Shuffle::Full { 0 } else { 1_500_000_000 },
+        });
+        let value = as_json(&report, &setup, &orders);
         assert_eq!(value["loader"]["images_per_s_per_core"], 1234.5);
-        assert_eq!(value["loader"]["stages_us"]["decode"], 300.0);
-        assert!(
-            as_table(&report, 2).contains("decode      300.0 us per image   75 %"),
-            "{}",
-            as_table(&report, 2)
-        );
+        let stages = value["loader"]["stages_us"].as_object().unwrap();
+        let names: Vec<&str> = stages.keys().map(String::as_str).collect();
+        assert_eq!(names, ["entropy", "handoff", "idct", "jitter", "mask", "read", "resize"]);
+        assert_eq!((&stages["entropy"], &value["loader"]["checksum_us"]), (&json!(280.0), &json!(12.5)));
+        assert_eq!(value["loader"]["handoff_ratio"], 1.0 / 400.0);
+        assert!(value["orders"]["blocks"]["neighbour_correlation"].as_f64().unwrap() > 0.001);
+        let text = as_table(&report, &setup, &orders);
+        for words in [
+            "entropy     280.0 us per image   70.0 %",
+            "5.0 %, of which checksums 12.5 us",
+            "handoff       1.0 us per image    0.2 %",
+            "read by pread, in order blocks of 128 samples",
+            "1.50 GB of page cache hold two windows",
+        ] {
+            assert!(text.contains(words), "{words} is missing from\n{text}");
+        }
     }
 }

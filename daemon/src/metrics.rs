@@ -17,7 +17,7 @@ use crate::wire::{Planned, Sample};
 pub const CAUSES: [&str; 4] = ["signal", "panic", "error", "exit"];
 
 /// Stages of the loader that report their time.
-pub const STAGES: [&str; 7] = ["read", "decode", "jitter", "resize", "mask", "handoff", "idle"];
+pub const STAGES: [&str; 8] = ["read", "entropy", "idct", "jitter", "resize", "mask", "handoff", "idle"];
 
 /// Why a record could not be used; the loader and the views have the last word, these are there from the start.
 pub const REASONS: [&str; 9] = [

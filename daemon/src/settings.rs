@@ -63,6 +63,12 @@ pub struct StartArgs {
     /// Loader threads, as --set num_workers=N
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+    /// How shards are read, as --set io=HOW; auto: mmap, but pread on network file systems
+    #[arg(long, value_name = "HOW", value_parser = ["auto", "mmap", "pread"])]
+    pub io: Option<String>,
+    /// Unreadable samples that are replaced before the run gives up, as --set max_corrupt_samples=N
+    #[arg(long, value_name = "N")]
+    pub max_corrupt: Option<u64>,
     /// How long a stop may take before the worker is killed at its last checkpoint
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub stop_timeout: u64,
@@ -153,6 +159,8 @@ impl Settings {
         let mut set = args.set.clone();
         set.extend(args.steps.map(|steps| format!("steps={steps}")));
         set.extend(args.threads.map(|threads| format!("num_workers={threads}")));
+        set.extend(args.io.as_ref().map(|io| format!("io={io}")));
+        set.extend(args.max_corrupt.map(|samples| format!("max_corrupt_samples={samples}")));
         let shards = match &args.shards {
             Some(shards) if shards.is_dir() => shards.clone(),
             Some(shards) if shards.exists() => {
@@ -243,6 +251,15 @@ mod tests {
         let settings = resolve(&format!("{CPU} --steps 7 --threads 3 --set seed=5"), &["a.shards"]).unwrap();
         let recipe = settings.job.ask().unwrap().recipe;
         assert_eq!((recipe.steps, recipe.num_workers, recipe.seed), (Some(7), Some(3), 5));
+    }
+
+    #[test]
+    fn the_ways_of_reading_and_the_budget_of_corrupt_samples_are_keys_too() {
+        let line = format!("{CPU} --io pread --max-corrupt 3 --set order=blocks");
+        let recipe = resolve(&line, &["a.shards"]).unwrap().job.ask().unwrap().recipe;
+        assert_eq!((recipe.io.as_str(), recipe.max_corrupt_samples), ("pread", 3));
+        assert_eq!(recipe.shuffle(), beit_loader::Shuffle::BLOCKS);
+        refused(&format!("{CPU} --io nmap"), &["a.shards"], &["nmap", "auto, mmap, pread"]);
     }
 
     #[test]

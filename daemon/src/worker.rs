@@ -225,7 +225,8 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
 fn loaded(stats: &LoaderStats) -> LoaderSample {
     let stages = [
         ("read", &stats.read_ns),
-        ("decode", &stats.decode_ns),
+        ("entropy", &stats.entropy_ns),
+        ("idct", &stats.idct_ns),
         ("jitter", &stats.jitter_ns),
         ("resize", &stats.resize_ns),
         ("mask", &stats.mask_ns),

@@ -56,6 +56,16 @@ pub enum LoaderError {
         /// Samples of a step over all ranks.
         global_batch: u64,
     },
+    /// Windows of blocks beyond counting.
+    #[error(
+        "blocks of {block_samples} samples in windows of {window_blocks} are more than can be counted; lower one"
+    )]
+    Window {
+        /// Samples of a block.
+        block_samples: u64,
+        /// Blocks of a window.
+        window_blocks: u64,
+    },
     /// The masks asked for do not fit the grid.
     #[error(transparent)]
     Mask(#[from] MaskError),

@@ -23,9 +23,13 @@
 //!   end the workers.
 //! - In steady state nothing is allocated, no lock is taken, and whoever waits sleeps.
 
+mod ahead;
 mod batch;
 mod corrupt;
 mod error;
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub mod inner;
 mod loader;
 mod measure;
 mod options;
@@ -45,5 +49,5 @@ pub use error::LoaderError;
 pub use loader::Loader;
 pub use measure::{LoaderReport, StagesUs, measure};
 pub use options::{OnCorrupt, Options};
-pub use order::{EpochOrder, Order, Placed};
+pub use order::{EpochOrder, Order, Placed, Shuffle, ShuffleQuality};
 pub use stats::{LoaderStats, RankStats};

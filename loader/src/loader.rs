@@ -1,5 +1,6 @@
 //! The loader: checks the options, allocates the slots, starts the workers, and ends them.
 
+use crate::ahead::Ahead;
 use crate::batch::RankBatches;
 use crate::error::LoaderError;
 use crate::options::Options;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub options: Options,
     pub spec: ViewSpec,
     pub order: Order,
+    pub ahead: Ahead,
     pub slots: Slots,
     pub stats: Arc<LoaderStats>,
     /// Why the run failed, if it did; the first reason stands.
@@ -53,9 +55,11 @@ impl Loader {
             let slot_bytes = size.slot_bytes(shape.batch);
             return Err(LoaderError::Memory { ranks, slots: options.slots, slot_bytes });
         };
-        let order = Order::new(options.seed, options.shards.len(), options.shards.spec().views);
+        let (samples, views) = (options.shards.len(), options.shards.spec().views);
+        let order = Order::shuffled(options.seed, samples, views, options.shuffle);
+        let ahead = Ahead::new(&options, &order);
         let (stats, failure) = (Arc::new(LoaderStats::new(ranks)), OnceLock::new());
-        let shared = Arc::new(Shared { options, spec, order, slots, stats, failure });
+        let shared = Arc::new(Shared { options, spec, order, ahead, slots, stats, failure });
         shared.fetch_first();
         let consumers = consumers.into_iter().map(Some).collect();
         let mut loader = Loader { shared, consumers, workers: Vec::new() };

@@ -3,8 +3,12 @@
 use crate::error::LoaderError;
 use crate::loader::Loader;
 use crate::options::Options;
+use crate::worker::cpu_ns;
+use beit_shards::{ReadBuf, ShardSet};
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What [`measure`] found.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -23,6 +27,9 @@ pub struct LoaderReport {
     pub corrupt: u64,
     /// Where the time goes.
     pub stages_us: StagesUs,
+    /// Microseconds per view of verifying checksums, a part of the stage `read`: measured by hashing as many bytes
+    /// again of up to 256 records, in processor time.
+    pub checksum_us: f64,
 }
 
 /// Microseconds of each stage per view, by the clock: a worker that loses its core goes on counting.
@@ -30,25 +37,38 @@ pub struct LoaderReport {
 pub struct StagesUs {
     /// Reading and verifying the record, reading ahead.
     pub read: f64,
-    /// Cutting out the crop, entropy decoding, inverse DCT, colour.
-    pub decode: f64,
+    /// Finding and entropy-decoding the crop.
+    pub entropy: f64,
+    /// Inverse DCT, upsampling, colour.
+    pub idct: f64,
     /// Colour jitter and flip, and whatever is fused with them.
     pub jitter: f64,
     /// Resizing.
     pub resize: f64,
     /// Drawing view and mask.
     pub mask: f64,
-    /// The ring: claiming and finishing.
+    /// The ring: claiming and finishing; processor time, see [`crate::LoaderStats::handoff_ns`].
     pub handoff: f64,
 }
 
 impl StagesUs {
+    /// Time of all stages.
+    pub fn total(&self) -> f64 {
+        self.named().iter().map(|(_, us)| us).sum()
+    }
+
+    /// The ring's share of it.
+    pub fn handoff_share(&self) -> f64 {
+        self.handoff / self.total().max(f64::MIN_POSITIVE)
+    }
+
     /// The stages with their names, in the order in which a sample passes them.
-    pub fn named(&self) -> [(&'static str, f64); 6] {
-        let StagesUs { read, decode, jitter, resize, mask, handoff } = *self;
+    pub fn named(&self) -> [(&'static str, f64); 7] {
+        let StagesUs { read, entropy, idct, jitter, resize, mask, handoff } = *self;
         [
             ("read", read),
-            ("decode", decode),
+            ("entropy", entropy),
+            ("idct", idct),
             ("jitter", jitter),
             ("resize", resize),
             ("mask", mask),
@@ -62,7 +82,7 @@ impl StagesUs {
 /// # Errors
 /// those of [`Loader::start`], and whatever ends the run early
 pub fn measure(options: Options, threads: usize, seconds: f64) -> Result<LoaderReport, LoaderError> {
-    let ranks = options.ranks.clone();
+    let (ranks, shards) = (options.ranks.clone(), options.shards.clone());
     let started = Instant::now();
     let mut loader = Loader::start(Options { workers: threads, ..options })?;
     let stats = loader.stats();
@@ -85,13 +105,32 @@ pub fn measure(options: Options, threads: usize, seconds: f64) -> Result<LoaderR
         images,
         seconds,
         corrupt: stats.corrupt.records(),
+        checksum_us: checksum_us(&shards),
         stages_us: StagesUs {
             read: us(&stats.read_ns),
-            decode: us(&stats.decode_ns),
+            entropy: us(&stats.entropy_ns),
+            idct: us(&stats.idct_ns),
             jitter: us(&stats.jitter_ns),
             resize: us(&stats.resize_ns),
             mask: us(&stats.mask_ns),
             handoff: us(&stats.handoff_ns),
         },
     })
+}
+
+/// What a record's checksums cost: those of header, payload and frame all go over the stored bytes once, so hashing as
+/// many bytes once more, right after they were read, takes as long.
+fn checksum_us(set: &ShardSet) -> f64 {
+    let (mut buf, mut ns, mut hashed) = (ReadBuf::new(), 0, 0);
+    let stride = set.len().div_ceil(256).max(1);
+    for sample in (0..set.len()).step_by(stride as usize) {
+        let Ok(record) = set.read(sample, 0, &mut buf) else { continue };
+        let stored = set.locate(sample).and_then(|(shard, record)| shard.entry(record));
+        // A compressed payload is longer here than its record, whose bytes are what the checksums are over.
+        let len = record.payload.len().min(stored.map_or(usize::MAX, |entry| entry.length as usize));
+        let started = cpu_ns();
+        black_box(xxh3_64(black_box(&record.payload[..len])));
+        (ns, hashed) = (ns + cpu_ns() - started, hashed + 1);
+    }
+    ns as f64 / 1e3 / f64::from(hashed.max(1))
 }

@@ -2,6 +2,7 @@
 
 use crate::corrupt::CorruptRecord;
 use crate::error::LoaderError;
+use crate::order::Shuffle;
 use beit_shards::ShardSet;
 use beit_views::{Interpolation, MaskSpec, PatchGrid, ViewSpec};
 use std::fmt;
@@ -40,7 +41,11 @@ pub struct Options {
     pub first_step: u64,
     /// Different corrupt records that are replaced before the run is given up.
     pub max_corrupt: u64,
-    /// Samples, over all local ranks, that the kernel is asked to fetch ahead of their turn.
+    /// How epochs are shuffled; part of what a run is, like the seed.
+    pub shuffle: Shuffle,
+    /// Samples, over all local ranks, that the kernel is asked to fetch ahead of their turn; 0: none. In an order of
+    /// blocks that this loader serves alone, whole windows are fetched one window ahead, in the order in which they
+    /// are stored, and this is for the first window only.
     pub read_ahead: u32,
     /// Told of each corrupt record, once.
     pub on_corrupt: Option<OnCorrupt>,
@@ -65,6 +70,7 @@ impl Options {
             slots: 3,
             first_step: 0,
             max_corrupt: 100,
+            shuffle: Shuffle::Full,
             read_ahead: 64,
             on_corrupt: None,
         }
@@ -110,6 +116,16 @@ impl Options {
         if self.first_step.checked_mul(global_batch).is_none_or(|position| position > u64::MAX / 4) {
             return Err(LoaderError::TooFar { first_step: self.first_step, global_batch });
         }
+        if let Shuffle::Blocks { block_samples, window_blocks } = self.shuffle {
+            if block_samples == 0 || window_blocks == 0 {
+                let option =
+                    if block_samples == 0 { "shuffle_block_samples" } else { "shuffle_window_blocks" };
+                return Err(LoaderError::Zero { option });
+            }
+            if block_samples.checked_mul(window_blocks).is_none_or(|samples| samples >= 1 << 62) {
+                return Err(LoaderError::Window { block_samples, window_blocks });
+            }
+        }
         spec.view_spec.parse().map_err(|source| LoaderError::ViewSpec { dir: dir(), source })
     }
 }
@@ -130,6 +146,7 @@ impl fmt::Debug for Options {
             .field("slots", &self.slots)
             .field("first_step", &self.first_step)
             .field("max_corrupt", &self.max_corrupt)
+            .field("shuffle", &self.shuffle)
             .field("read_ahead", &self.read_ahead)
             .finish_non_exhaustive()
     }

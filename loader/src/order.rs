@@ -3,10 +3,46 @@
 //! Nothing here knows of workers, nodes or batches in flight, so nothing of them can change the order: the
 //! state of a run is one integer. Memory is a few dozen bytes at any number of samples.
 
-use beit_views::{Purpose, SeedKey};
+mod blocks;
+mod permutation;
+mod quality;
 
-/// Rounds of the permutation; four already suffice against distinguishers of this size, the rest is margin.
-const ROUNDS: usize = 8;
+use blocks::Blocks;
+pub(crate) use blocks::Window;
+use permutation::{Permutation, Use, keys};
+pub use quality::ShuffleQuality;
+use std::fmt;
+
+/// How the samples of an epoch are shuffled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Shuffle {
+    /// Over the whole set: each sample may come anywhere.
+    #[default]
+    Full,
+    /// Blocks over the whole set, and samples within a window of blocks, so that disks read long stretches.
+    Blocks {
+        /// Stored neighbours that make a block; at least 1.
+        block_samples: u64,
+        /// Blocks whose samples are mixed with each other; at least 1.
+        window_blocks: u64,
+    },
+}
+
+impl Shuffle {
+    /// Blocks of 128 samples (14 MB of ImageNet) in windows of 128.
+    pub const BLOCKS: Shuffle = Shuffle::Blocks { block_samples: 128, window_blocks: 128 };
+}
+
+impl fmt::Display for Shuffle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shuffle::Full => f.pad("shuffle"),
+            Shuffle::Blocks { block_samples, window_blocks } => {
+                write!(f, "blocks of {block_samples} samples, shuffled in windows of {window_blocks}")
+            }
+        }
+    }
+}
 
 /// What stands at one position of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +66,40 @@ pub struct Order {
     seed: u64,
     samples: u64,
     views: u32,
+    shuffle: Shuffle,
 }
 
 impl Order {
+    /// The order that is shuffled over the whole set.
+    ///
     /// # Panics
     /// when `samples` or `views` is 0; `Loader::start` refuses both with an error before it comes here
     pub fn new(seed: u64, samples: u64, views: u32) -> Order {
+        Order::shuffled(seed, samples, views, Shuffle::Full)
+    }
+
+    /// An order with a shuffle of choice.
+    ///
+    /// # Panics
+    /// when any number is 0, or a window of blocks has 2⁶³ samples or more; `Loader::start` refuses that with an
+    /// error before it comes here
+    pub fn shuffled(seed: u64, samples: u64, views: u32, shuffle: Shuffle) -> Order {
         assert!(samples > 0 && views > 0, "an order needs samples and views");
-        Order { seed, samples, views }
+        if let Shuffle::Blocks { block_samples, window_blocks } = shuffle {
+            let window = block_samples.checked_mul(window_blocks);
+            assert!(window.is_some_and(|window| (1..1 << 63).contains(&window)), "{shuffle:?} is no window");
+        }
+        Order { seed, samples, views, shuffle }
     }
 
     /// Samples of one epoch.
     pub fn samples(&self) -> u64 {
         self.samples
+    }
+
+    /// How epochs are shuffled.
+    pub fn shuffle(&self) -> Shuffle {
+        self.shuffle
     }
 
     /// Looks up one position of the run.
@@ -59,29 +116,60 @@ impl Order {
 
     /// The permutation of one epoch; keep it while positions stay within the epoch.
     pub fn epoch(&self, epoch: u64) -> EpochOrder {
-        let mut draws = SeedKey { seed: self.seed, stream: epoch, index: 0, purpose: Purpose::Order }.draws();
-        let keys = std::array::from_fn(|_| draws.u64());
-        let tall = self.samples.isqrt().max(self.samples.min(2));
-        let wide = self.samples.div_ceil(tall);
-        EpochOrder { epoch, samples: self.samples, tall, wide, keys }
+        let Order { seed, samples, .. } = *self;
+        let kind = match self.shuffle {
+            Shuffle::Full => Kind::Full(Permutation::new(samples, keys(seed, epoch, Use::Samples))),
+            Shuffle::Blocks { block_samples, window_blocks } => {
+                // A block longer than the set is the set.
+                let block = block_samples.min(samples);
+                Kind::Blocks(Blocks::new(seed, epoch, samples, block, window_blocks))
+            }
+        };
+        EpochOrder { epoch, samples, kind }
+    }
+}
+
+/// An order that keeps the permutations of the epochs under way: at an epoch's end, lookups go to and fro.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epochs {
+    order: Order,
+    /// Epoch `e` lies at `e % 2`.
+    kept: [EpochOrder; 2],
+}
+
+impl Epochs {
+    pub fn new(order: Order) -> Epochs {
+        Epochs { order, kept: [order.epoch(0), order.epoch(1)] }
+    }
+
+    /// See [`Order::at`].
+    pub fn at(&mut self, position: u64) -> Placed {
+        let (epoch, place) = (position / self.order.samples, position % self.order.samples);
+        Placed { epoch, place, sample: self.epoch(epoch).sample(place), view: self.order.view(epoch) }
+    }
+
+    /// See [`Order::epoch`].
+    pub fn epoch(&mut self, epoch: u64) -> &EpochOrder {
+        let kept = &mut self.kept[(epoch % 2) as usize];
+        if kept.epoch != epoch {
+            *kept = self.order.epoch(epoch);
+        }
+        kept
     }
 }
 
 /// The permutation of one epoch.
-///
-/// A Feistel network whose halves are the row and the column of a `tall` × `wide` table just large enough for
-/// the samples, so that at most one row of cells is empty and the walk past empty cells is rarely taken.
-///
-/// # Source
-/// J. Black, P. Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002: the generalised Feistel network
-/// and cycle walking. The round function is MurmurHash3's 64-bit finaliser; its keys come from Philox.
 #[derive(Clone, Copy, Debug)]
 pub struct EpochOrder {
     epoch: u64,
     samples: u64,
-    tall: u64,
-    wide: u64,
-    keys: [u64; ROUNDS],
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Full(Permutation),
+    Blocks(Blocks),
 }
 
 impl EpochOrder {
@@ -96,11 +184,10 @@ impl EpochOrder {
     /// when `place` is not below the number of samples
     pub fn sample(&self, place: u64) -> u64 {
         assert!(place < self.samples, "place {place} of an epoch of {} samples", self.samples);
-        let mut cell = self.forward(place);
-        while cell >= self.samples {
-            cell = self.forward(cell);
+        match &self.kind {
+            Kind::Full(permutation) => permutation.at(place),
+            Kind::Blocks(blocks) => blocks.sample(place),
         }
-        cell
     }
 
     /// The place at which `sample` comes in the epoch: the inverse of [`EpochOrder::sample`].
@@ -109,50 +196,38 @@ impl EpochOrder {
     /// when `sample` is not below the number of samples
     pub fn place(&self, sample: u64) -> u64 {
         assert!(sample < self.samples, "sample {sample} of a set of {} samples", self.samples);
-        let mut cell = self.backward(sample);
-        while cell >= self.samples {
-            cell = self.backward(cell);
+        match &self.kind {
+            Kind::Full(permutation) => permutation.inverse(sample),
+            Kind::Blocks(blocks) => blocks.place(sample),
         }
-        cell
     }
 
-    fn forward(&self, cell: u64) -> u64 {
-        let (mut row, mut column) = (cell / self.wide, cell % self.wide);
-        for pair in self.keys.chunks_exact(2) {
-            row = add(row, shift(column, pair[0], self.tall), self.tall);
-            column = add(column, shift(row, pair[1], self.wide), self.wide);
+    /// The window of blocks that holds `place`; `None` in an order without blocks.
+    pub(crate) fn window_at(&self, place: u64) -> Option<Window> {
+        match &self.kind {
+            Kind::Full(_) => None,
+            Kind::Blocks(blocks) => Some(blocks.window_at(place)),
         }
-        row * self.wide + column
     }
 
-    fn backward(&self, cell: u64) -> u64 {
-        let (mut row, mut column) = (cell / self.wide, cell % self.wide);
-        for pair in self.keys.chunks_exact(2).rev() {
-            column = add(column, self.wide - shift(row, pair[1], self.wide), self.wide);
-            row = add(row, self.tall - shift(column, pair[0], self.tall), self.tall);
+    /// Window `number` of the epoch; `None` behind the last one, and in an order without blocks.
+    pub(crate) fn window(&self, number: u64) -> Option<Window> {
+        match &self.kind {
+            Kind::Blocks(blocks) if number < blocks.windows() => Some(blocks.window(number)),
+            _ => None,
         }
-        row * self.wide + column
     }
-}
 
-/// `a + b` modulo `size`, for `a < size` and `b <= size`.
-fn add(a: u64, b: u64, size: u64) -> u64 {
-    let sum = a + b;
-    if sum >= size { sum - size } else { sum }
-}
-
-/// A keyed shift in `0..size`: the hash read as a fraction of 2^64.
-fn shift(half: u64, key: u64, size: u64) -> u64 {
-    ((u128::from(mix(half ^ key)) * u128::from(size)) >> 64) as u64
-}
-
-/// MurmurHash3's 64-bit finaliser (Austin Appleby, public domain).
-fn mix(mut x: u64) -> u64 {
-    x ^= x >> 33;
-    x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    x ^= x >> 33;
-    x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    x ^ (x >> 33)
+    /// Sample number `index` of a window as it lies on disk.
+    ///
+    /// # Panics
+    /// in an order without blocks, which has no windows
+    pub(crate) fn stored(&self, window: Window, index: u64) -> u64 {
+        match &self.kind {
+            Kind::Blocks(blocks) => blocks.stored(window, index),
+            Kind::Full(_) => panic!("an order without blocks has no windows"),
+        }
+    }
 }
 
 #[cfg(test)]

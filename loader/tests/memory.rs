@@ -5,11 +5,13 @@
 #[path = "../src/testing.rs"]
 mod testing;
 
-use beit_loader::{Loader, Options, RankBatches};
+use beit_loader::{Loader, Options, Order, RankBatches, Shuffle};
+use beit_shards::{Io, PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf, ShardSet};
 use beit_views::{MaskSpec, ViewSpec};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use testing::{TestSet, image, noise};
 
 /// Passes everything on to the system's allocator, and counts.
@@ -64,13 +66,43 @@ fn allocations(ranks: &mut [RankBatches], batches: u64) -> u64 {
 #[test]
 fn nothing_is_allocated_once_a_worker_has_seen_every_view() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // JPEGs of real photos in their restart-marker layout, and raw RGB, in turn.
     let set = TestSet::of(24, 2);
-    let mut loader = Loader::start(options(&set, 1)).unwrap();
-    let mut ranks = [loader.take_rank(0)];
-    // Two epochs show each sample in both views; the slots are a few batches ahead of us.
-    let growing = allocations(&mut ranks, 6);
-    assert!(growing > 0, "the counter counts");
-    assert_eq!(allocations(&mut ranks, 60), 0);
+    let blocks = Shuffle::Blocks { block_samples: 5, window_blocks: 2 };
+    for (io, shuffle) in [Io::Mmap, Io::Pread].into_iter().flat_map(|io| [(io, Shuffle::Full), (io, blocks)])
+    {
+        let shards = Arc::new(ShardSet::open(set.dir.path(), io).unwrap());
+        assert_eq!(kinds(&shards), [PAYLOAD_JPEG, PAYLOAD_RGB].into());
+        let mut loader = Loader::start(Options { shards, shuffle, ..options(&set, 1) }).unwrap();
+        let mut ranks = [loader.take_rank(0)];
+        // Two epochs show each sample in both views; the slots are a few batches ahead of us.
+        let growing = allocations(&mut ranks, 6);
+        assert!(growing > 0, "the counter counts");
+        assert_eq!(allocations(&mut ranks, 60), 0, "{io}, {shuffle}");
+    }
+}
+
+/// The kinds of payload in a set.
+fn kinds(set: &ShardSet) -> BTreeSet<u8> {
+    let mut buf = ReadBuf::new();
+    (0..set.len()).map(|sample| set.read(sample, 0, &mut buf).unwrap().payload_kind).collect()
+}
+
+#[test]
+fn an_order_of_any_size_takes_no_memory() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let before = ALLOCATIONS.load(Relaxed);
+    let mut seen = 0;
+    for shuffle in [Shuffle::Full, Shuffle::BLOCKS] {
+        for samples in [14_197_122, 10_000_000_000] {
+            let order = Order::shuffled(1, samples, 16, shuffle);
+            seen += (0..1000)
+                .map(|part| order.at(part * samples / 100 + 7).sample)
+                .filter(|&at| at < samples)
+                .count();
+        }
+    }
+    assert_eq!((seen, ALLOCATIONS.load(Relaxed) - before), (4000, 0));
 }
 
 #[test]

@@ -380,8 +380,11 @@ fn the_doctor_measures_the_loader_alone() {
     ];
     let report = crate::house::last_json(&succeed("beit-daemon", &[&args[..], &["--json"]].concat()));
     assert!(report["loader"]["images_per_s_per_core"].as_f64().unwrap() > 1.0, "{report}");
-    for stage in ["read", "decode", "jitter", "resize", "mask"] {
+    for stage in ["read", "entropy", "idct", "resize", "jitter", "mask", "handoff"] {
         assert!(report["loader"]["stages_us"][stage].is_number(), "{report}");
     }
-    assert!(succeed("beit-daemon", &args).contains("decode"));
+    let text = succeed("beit-daemon", &[&args[..], &["--io", "pread", "--order", "blocks"]].concat());
+    for words in ["entropy", "of which checksums", "read by pread", "blocks of 128 samples"] {
+        assert!(text.contains(words), "{words} is missing from\n{text}");
+    }
 }

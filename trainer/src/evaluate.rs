@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use beit_loader::Loader;
+use beit_shards::Io;
 use serde::Serialize;
 
 use crate::checkpoint::{self, Shelf};
@@ -78,7 +79,7 @@ pub fn evaluate(ask: &EvaluateAsk) -> Result<Report, TrainError> {
             checkpoint: saved.path.clone(),
             reason: format!("its plan can't be understood: {error}"),
         })?;
-    let set = Arc::new(open_set(&ask.shards)?);
+    let set = Arc::new(open_set(&ask.shards, Io::Auto)?);
     let data = DataFacts::of(&set)?;
     if data.tokenizer_digest != trained.data.tokenizer_digest {
         return Err(TrainError::Plan(format!(
@@ -93,6 +94,7 @@ pub fn evaluate(ask: &EvaluateAsk) -> Result<Report, TrainError> {
     recipe.batch_size = u32::try_from(samples).unwrap_or(u32::MAX).min(ask.batch_size).max(1);
     recipe.steps = Some(samples.div_ceil(recipe.batch_size.into()).max(1));
     recipe.warmup_steps = 1;
+    recipe.order = "shuffle".into(); // some of the samples are a fair choice then
     recipe.second_input_size = None;
     if ask.shuffle_pixels && recipe.batch_size < 2 {
         return Err(TrainError::Plan("another image's pixels need at least two samples in a batch".into()));

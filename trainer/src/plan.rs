@@ -7,7 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use beit_shards::ShardSet;
+use beit_loader::Shuffle;
+use beit_shards::{Io, ShardSet};
 use beit_views::{Interpolation, MaskSpec, PatchGrid, ViewSpec};
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,9 @@ pub struct DataFacts {
     pub tokenizer_digest: String,
     /// Its number of tokens: the width of the model's head.
     pub vocab: u32,
+    /// How its shards are read here: mmap or pread.
+    #[serde(default)]
+    pub io: String,
 }
 
 impl DataFacts {
@@ -78,6 +82,7 @@ impl DataFacts {
             tokenizer: spec.tokenizer.name.clone(),
             tokenizer_digest: hex(&spec.tokenizer.digest),
             vocab: spec.tokenizer.vocab,
+            io: set.shards().first().map(|shard| shard.io().to_string()).unwrap_or_default(),
         })
     }
 }
@@ -124,7 +129,7 @@ impl Plan {
     /// # Errors
     /// The data set can't be opened; whatever [`Plan::decide`] refuses.
     pub fn new(ask: Ask) -> Result<Plan, TrainError> {
-        let set = open_set(&ask.shards)?;
+        let set = open_set(&ask.shards, ask.recipe.io())?;
         Plan::decide(ask, DataFacts::of(&set)?)
     }
 
@@ -229,6 +234,8 @@ impl Plan {
             slots: self.recipe.queue_batches as usize,
             first_step,
             max_corrupt: self.recipe.max_corrupt_samples,
+            shuffle: self.recipe.shuffle(),
+            read_ahead: self.recipe.read_ahead,
             on_corrupt: Some(Arc::new(|record| tracing::warn!(%record, "A corrupt record is replaced."))),
             ..beit_loader::Options::new(shards)
         }
@@ -272,6 +279,13 @@ impl Plan {
         let Ok(now) = serde_json::to_value(self) else {
             return vec!["this plan can't be written".to_owned()];
         };
+        // A run that was saved before there were two orders has the one there was: that is the key's default.
+        let saved_order = saved
+            .get("recipe")
+            .and_then(|recipe| serde_json::from_value::<Recipe>(recipe.clone()).ok())
+            .map_or(Shuffle::Full, |recipe| recipe.shuffle());
+        let order = (saved_order != self.recipe.shuffle())
+            .then(|| format!("order was {saved_order}, now {}", self.recipe.shuffle()));
         KEPT.iter()
             .filter_map(|(place, name)| match (saved.pointer(place), now.pointer(place)) {
                 (Some(then), Some(now)) if then != now => {
@@ -279,7 +293,18 @@ impl Plan {
                 }
                 _ => None,
             })
+            .chain(order)
             .collect()
+    }
+
+    /// How shards are read, and why so.
+    fn reading(&self) -> String {
+        let DataFacts { io, .. } = &self.data;
+        match (self.recipe.io(), io.as_str()) {
+            (Io::Auto, "pread") => "pread, as a network file system is best read (io auto)".to_owned(),
+            (Io::Auto, io) => format!("{io}, as a local file system is best read (io auto)"),
+            (_, io) => io.to_owned(),
+        }
     }
 }
 
@@ -287,8 +312,8 @@ impl Plan {
 ///
 /// # Errors
 /// No sound data set there.
-pub fn open_set(folder: &Path) -> Result<ShardSet, TrainError> {
-    ShardSet::open(folder, beit_shards::Io::Auto).map_err(|error| TrainError::Data(Box::new(error)))
+pub fn open_set(folder: &Path, io: Io) -> Result<ShardSet, TrainError> {
+    ShardSet::open(folder, io).map_err(|error| TrainError::Data(Box::new(error)))
 }
 
 fn refuse<T>(why: String) -> Result<T, TrainError> {
@@ -368,6 +393,8 @@ impl fmt::Display for Plan {
             self.shards.display(),
             &data.digest[..data.digest.len().min(12)]
         )?;
+        writeln!(f, "order        {}", recipe.shuffle())?;
+        writeln!(f, "reading      {}; {} samples ahead", self.reading(), recipe.read_ahead)?;
         writeln!(
             f,
             "tokens       {rows}x{cols} of {} from {} px views, tokenizer {} (digest {})",

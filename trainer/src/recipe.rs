@@ -6,6 +6,8 @@
 
 use std::path::Path;
 
+use beit_loader::Shuffle;
+use beit_shards::Io;
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
@@ -164,6 +166,16 @@ keys! {
     num_workers: Option<u32> = None, "at least 1", |v| v.is_none_or(|v| v >= 1);
     /// Threads of one tensor operation in a CPU rank; none: the cores, shared out among the ranks of this process.
     threads_per_rank: Option<u32> = None, "1 to 1024", |v| v.is_none_or(|v| (1..=1024).contains(&v));
+    /// How epochs are shuffled: shuffle, over the whole set, or blocks, for cold disks and network file systems.
+    order: String = "shuffle".into(), "shuffle or blocks", |v| ["shuffle", "blocks"].contains(&v.as_str());
+    /// Stored neighbours that make a block in order blocks.
+    shuffle_block_samples: u64 = 128, "1 to 1048576", |v| (1..=1 << 20).contains(v);
+    /// Blocks whose samples are mixed in order blocks; the page cache should hold two such windows.
+    shuffle_window_blocks: u64 = 128, "1 to 1048576", |v| (1..=1 << 20).contains(v);
+    /// How shards are read: mmap, pread, or auto: mmap, but pread on network file systems.
+    io: String = "auto".into(), "auto, mmap or pread", |v| v.parse::<Io>().is_ok();
+    /// Samples, over all ranks of this process, that the kernel is asked to fetch ahead of their turn; 0: none.
+    read_ahead: u32 = 64, "0 to 65536", |v| *v <= 65536;
     /// Batches that may wait for each rank.
     queue_batches: u32 = 3, "2 to 64", |v| (2..=64).contains(v);
     /// Unreadable records that are replaced before the run gives up.
@@ -233,6 +245,22 @@ impl Recipe {
 }
 
 impl Recipe {
+    /// How epochs are shuffled.
+    pub fn shuffle(&self) -> Shuffle {
+        match self.order.as_str() {
+            "blocks" => Shuffle::Blocks {
+                block_samples: self.shuffle_block_samples,
+                window_blocks: self.shuffle_window_blocks,
+            },
+            _ => Shuffle::Full,
+        }
+    }
+
+    /// How shards are read.
+    pub fn io(&self) -> Io {
+        self.io.parse().unwrap_or_default()
+    }
+
     /// The model it describes, with a head for `vocab` tokens: the named one, but for what other keys say.
     pub fn model_config(&self, vocab: u32) -> ModelConfig {
         let named = ModelConfig::named(&self.model).unwrap_or_else(ModelConfig::base);
@@ -418,6 +446,9 @@ mod tests {
         refused("drop_path=1.0", "below 1");
         refused("lr=nan", "above 0");
         refused("opt_betas=[0.9]", "two numbers");
+        refused("order=random", "shuffle or blocks");
+        refused("io=nmap", "auto, mmap or pread");
+        refused("shuffle_window_blocks=0", "1 to 1048576");
         refused("model=beit_huge", "beit_large_patch16_224_8k_vocab");
         refused("steps", "key=value");
     }

@@ -69,7 +69,7 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
     std::fs::create_dir_all(&plan.run).map_err(io("creating", &plan.run))?;
     let _lock = if leads { Some(RunLock::take(&plan.run)?) } else { None };
 
-    let set = open_set(&plan.shards)?;
+    let set = open_set(&plan.shards, plan.recipe.io())?;
     let facts = DataFacts::of(&set)?;
     if facts != plan.data {
         return Err(TrainError::Plan(format!(

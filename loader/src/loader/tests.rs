@@ -1,6 +1,7 @@
 use super::*;
+use crate::order::{Placed, Shuffle};
 use crate::testing::{SEED, TestSet, image, noise};
-use beit_shards::{Io, PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf, SampleId, ShardSet};
+use beit_shards::{IndexEntry, Io, PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf, SampleId, ShardSet};
 use beit_views::{
     Interpolation, MaskSpec, PatchGrid, Payload, PayloadKind, Purpose, Renderer, SeedKey, StageTimes, View,
     ViewSpec, draw_mask,
@@ -30,6 +31,9 @@ struct GlobalBatch {
     ids: Vec<SampleId>,
 }
 
+/// An order of blocks for sets of two dozen samples.
+const BLOCKS: Shuffle = Shuffle::Blocks { block_samples: 4, window_blocks: 3 };
+
 /// The global batches of some steps, as `world` ranks get them that share a global batch of 16.
 fn global_batches(
     set: &Arc<ShardSet>,
@@ -37,10 +41,12 @@ fn global_batches(
     workers: usize,
     steps: std::ops::Range<u64>,
 ) -> Vec<GlobalBatch> {
+    shuffled_batches(Options { workers, ..options(set.clone()) }, world, steps)
+}
+
+fn shuffled_batches(options: Options, world: u32, steps: std::ops::Range<u64>) -> Vec<GlobalBatch> {
     let (batch_size, first_step) = (16 / world, steps.start);
-    let options = options(set.clone());
-    let options =
-        Options { world_size: world, ranks: 0..world, batch_size, workers, first_step, slots: 2, ..options };
+    let options = Options { world_size: world, ranks: 0..world, batch_size, first_step, slots: 2, ..options };
     let mut loader = Loader::start(options).unwrap();
     let mut ranks: Vec<_> = (0..world).map(|rank| loader.take_rank(rank)).collect();
     steps.map(|step| global_batch(&mut ranks, step)).collect()
@@ -60,9 +66,9 @@ fn global_batch(ranks: &mut [RankBatches], step: u64) -> GlobalBatch {
 }
 
 /// The same batches made by the definition, one sample after the other, without the loader.
-fn by_definition(set: &ShardSet, steps: std::ops::Range<u64>) -> Vec<GlobalBatch> {
+fn by_definition(set: &ShardSet, shuffle: Shuffle, steps: std::ops::Range<u64>) -> Vec<GlobalBatch> {
     let spec: ViewSpec = set.spec().view_spec.parse().unwrap();
-    let order = Order::new(5, set.len(), set.spec().views);
+    let order = Order::shuffled(5, set.len(), set.spec().views, shuffle);
     let (mut buf, mut renderer) = (ReadBuf::new(), Renderer::new());
     let grid = PatchGrid { rows: 4, cols: 4 };
     let mut sample = |position: u64, all: &mut GlobalBatch| {
@@ -97,11 +103,14 @@ fn by_definition(set: &ShardSet, steps: std::ops::Range<u64>) -> Vec<GlobalBatch
 #[test]
 fn batches_are_what_the_definition_says_for_any_ranks_and_workers() {
     let set = TestSet::of(23, 3).open();
-    let expected = by_definition(&set, 0..7);
-    for world in [1, 2, 4, 8, 16] {
-        for workers in [1, 2, 3, 5, 8] {
-            let found = global_batches(&set, world, workers, 0..7);
-            assert!(found == expected, "{world} ranks, {workers} workers");
+    for shuffle in [Shuffle::Full, BLOCKS] {
+        let expected = by_definition(&set, shuffle, 0..7);
+        for world in [1, 2, 4, 8, 16] {
+            for workers in 1..=8 {
+                let options = Options { shuffle, workers, ..options(set.clone()) };
+                let found = shuffled_batches(options, world, 0..7);
+                assert!(found == expected, "{world} ranks, {workers} workers, {shuffle}");
+            }
         }
     }
 }
@@ -109,36 +118,57 @@ fn batches_are_what_the_definition_says_for_any_ranks_and_workers() {
 #[test]
 fn a_resumed_run_sees_what_it_would_have_seen_from_any_step() {
     let set = TestSet::of(23, 3).open();
-    let expected = by_definition(&set, 0..10);
-    for step in 0..10 {
-        let world = [1, 2, 4, 8, 16][step % 5];
-        let found = global_batches(&set, world, 1 + step % 3, step as u64..10);
-        assert!(found == expected[step..], "resumed at step {step} with {world} ranks");
+    for shuffle in [Shuffle::Full, BLOCKS] {
+        let expected = by_definition(&set, shuffle, 0..10);
+        for step in 0..10 {
+            let world = [1, 2, 4, 8, 16][step % 5];
+            let options = || Options { shuffle, workers: 1 + step % 3, ..options(set.clone()) };
+            let found = shuffled_batches(options(), world, step as u64..10);
+            assert!(found == expected[step..], "resumed at step {step} with {world} ranks, {shuffle}");
+            let far = (1 << 40) + step as u64;
+            let expected = by_definition(&set, shuffle, far..far + 1);
+            assert!(shuffled_batches(options(), world, far..far + 1) == expected, "step {far}, {shuffle}");
+        }
     }
-    let far = 1 << 40;
-    assert!(global_batches(&set, 2, 2, far..far + 1) == by_definition(&set, far..far + 1));
+}
+
+/// Shuffle, way of reading and distance of reading ahead: the digests of a rank's batches.
+fn digests(set: &TestSet, shuffle: Shuffle, io: Io, read_ahead: u32) -> Vec<u128> {
+    let shards = Arc::new(ShardSet::open(set.dir.path(), io).unwrap());
+    let mut loader = Loader::start(Options { shuffle, read_ahead, ..options(shards) }).unwrap();
+    let mut rank = loader.take_rank(0);
+    (0..20).map(|_| rank.next().unwrap().digest()).collect()
 }
 
 #[test]
-fn digests_tell_batches_apart_and_agree_between_mapped_and_read_shards() {
+fn digests_tell_batches_and_orders_apart_and_nothing_else() {
     let set = TestSet::of(23, 3);
-    let digests = |io| -> Vec<u128> {
-        let shards = ShardSet::open(set.dir.path(), io).unwrap();
-        let mut loader = Loader::start(options(Arc::new(shards))).unwrap();
-        let mut rank = loader.take_rank(0);
-        (0..20).map(|_| rank.next().unwrap().digest()).collect()
-    };
-    let found = digests(Io::Mmap);
-    assert_eq!(found, digests(Io::Pread));
-    let different: std::collections::BTreeSet<_> = found.iter().collect();
-    assert_eq!(different.len(), found.len());
+    let found = digests(&set, Shuffle::Full, Io::Mmap, 64);
+    let blocks = digests(&set, BLOCKS, Io::Mmap, 64);
+    for (shuffle, expected) in [(Shuffle::Full, &found), (BLOCKS, &blocks)] {
+        for (io, read_ahead) in [(Io::Pread, 64), (Io::Mmap, 0), (Io::Pread, 0), (Io::Auto, 1)] {
+            assert_eq!(
+                &digests(&set, shuffle, io, read_ahead),
+                expected,
+                "{shuffle}, {io}, {read_ahead} ahead"
+            );
+        }
+    }
+    let different: std::collections::BTreeSet<_> = found.iter().chain(&blocks).collect();
+    assert_eq!(different.len(), found.len() + blocks.len());
 }
 
 #[test]
 fn every_sample_comes_exactly_once_per_epoch() {
     let set = TestSet::of(23, 2).open();
+    for shuffle in [Shuffle::Full, BLOCKS] {
+        every_sample_comes_once(&set, shuffle);
+    }
+}
+
+fn every_sample_comes_once(set: &Arc<ShardSet>, shuffle: Shuffle) {
     // 23 steps of 16 samples are 16 epochs of 23, none of which ends with a batch but the last.
-    let batches = global_batches(&set, 2, 3, 0..23);
+    let batches = shuffled_batches(Options { shuffle, workers: 3, ..options(set.clone()) }, 2, 0..23);
     let ids: Vec<SampleId> = batches.iter().flat_map(|batch| batch.ids.clone()).collect();
     let mut orders = std::collections::BTreeSet::new();
     for epoch in ids.chunks(23) {
@@ -151,13 +181,17 @@ fn every_sample_comes_exactly_once_per_epoch() {
     assert_eq!(orders.len(), 16, "each epoch has an order of its own");
 }
 
-/// A copy of the set with one bit of the sample's payload flipped.
+/// Flips one bit of the sample's payload.
 fn damage(set: &TestSet, sample: u64) {
+    flip(set, sample, |entry| entry.offset + entry.length / 2);
+}
+
+/// Flips one bit of a sample's record.
+fn flip(set: &TestSet, sample: u64, at: impl Fn(IndexEntry) -> u64) {
     let open = set.open();
     let (shard, record) = open.locate(sample).unwrap();
-    let entry = shard.entry(record).unwrap();
+    let at = at(shard.entry(record).unwrap());
     let file = std::fs::File::options().read(true).write(true).open(shard.path()).unwrap();
-    let at = entry.offset + entry.length / 2;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
@@ -184,6 +218,56 @@ fn a_flipped_bit_costs_one_sample_which_the_next_in_order_replaces() {
         [(1, 1), (2, 3), (16, 2)].map(|(world, workers)| global_batches(&set, world, workers, 0..6)).into();
     assert_eq!(runs[0].iter().flat_map(|batch| batch.ids.clone()).collect::<Vec<_>>(), expected);
     assert!(runs.iter().all(|run| *run == runs[0]), "replacement depends on ranks or workers");
+}
+
+#[test]
+fn a_flip_anywhere_in_a_record_is_found_and_counted_in_any_order_and_way_of_reading() {
+    for (shuffle, io) in [(Shuffle::Full, Io::Mmap), (BLOCKS, Io::Pread)] {
+        let test_set = TestSet::of(23, 2);
+        // Bytes of a record's magic, its id, its path, its payload, and the frames of views 0 and 1.
+        flip(&test_set, 2, |entry| entry.offset);
+        flip(&test_set, 6, |entry| entry.offset + 8);
+        flip(&test_set, 9, |entry| entry.offset + 74);
+        flip(&test_set, 12, |entry| entry.offset + entry.length / 2);
+        flip(&test_set, 17, |entry| entry.offset + entry.length - 50);
+        flip(&test_set, 20, |entry| entry.offset + entry.length - 10);
+        let order = Order::shuffled(5, 23, 2, shuffle);
+        // A frame is read with its own view only: view 0 in even epochs, view 1 in odd ones.
+        let bad = |sample: u64, epoch: u64| match sample {
+            2 | 6 | 9 | 12 => true,
+            17 => epoch.is_multiple_of(2),
+            20 => !epoch.is_multiple_of(2),
+            _ => false,
+        };
+        let sound = TestSet::of(23, 2).open();
+        let id = |sample| sound.read(sample, 0, &mut ReadBuf::new()).unwrap().id;
+        let expected: Vec<SampleId> = (0..16 * 6)
+            .map(|position| {
+                let Placed { epoch, place, .. } = order.at(position);
+                let epoch_order = order.epoch(epoch);
+                let shown =
+                    (place..).map(|place| epoch_order.sample(place % 23)).find(|&sample| !bad(sample, epoch));
+                id(shown.unwrap())
+            })
+            .collect();
+        let run = |max_corrupt, workers| {
+            let shards = Arc::new(ShardSet::open(test_set.dir.path(), io).unwrap());
+            let mut loader =
+                Loader::start(Options { shuffle, max_corrupt, workers, ..options(shards) }).unwrap();
+            let mut rank = loader.take_rank(0);
+            let ids =
+                (0..6).map(|_| rank.next().map(|batch| batch.ids().to_vec())).collect::<Result<Vec<_>, _>>();
+            loader.stop();
+            (ids.map(|ids| ids.concat()), loader.stats().corrupt.by_reason())
+        };
+        for workers in [1, 4] {
+            let (ids, reasons) = run(6, workers);
+            assert_eq!(ids.unwrap(), expected, "{shuffle}, {io}");
+            assert_eq!(reasons, [("checksum", 5), ("malformed", 1)], "{shuffle}, {io}");
+        }
+        let error = run(5, 3).0.unwrap_err().to_string();
+        assert!(error.starts_with("more corrupt records than the 5 that max_corrupt allows"), "{error}");
+    }
 }
 
 #[test]
@@ -380,18 +464,37 @@ fn a_slow_consumer_finds_its_slots_full_and_the_counters_right() {
     loader.stop();
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     assert_eq!(count(&stats.ranks[0].consumed), 2);
-    assert!(count(&stats.images) >= 4 * 16 && count(&stats.ranks[0].wait_ns) > 0);
-    for counter in
-        [&stats.bytes, &stats.read_ns, &stats.decode_ns, &stats.resize_ns, &stats.mask_ns, &stats.cpu_ns]
-    {
+    assert!(count(&stats.images) >= 4 * 16);
+    for counter in [
+        &stats.bytes,
+        &stats.read_ns,
+        &stats.entropy_ns,
+        &stats.idct_ns,
+        &stats.resize_ns,
+        &stats.mask_ns,
+        &stats.cpu_ns,
+    ] {
         assert!(count(counter) > 0, "{stats:?}");
     }
 }
 
 #[test]
+fn a_consumer_that_is_faster_than_the_workers_waits_and_says_so() {
+    let set = TestSet::of(23, 1).open();
+    let mut loader = Loader::start(Options { workers: 1, ..options(set) }).unwrap();
+    let (mut rank, stats) = (loader.take_rank(0), loader.stats());
+    // A busy machine may let the first batches be ready before this thread has looked for them.
+    let waited = (0..1000).any(|_| {
+        drop(rank.next().unwrap());
+        stats.ranks[0].wait_ns.load(Ordering::Relaxed) > 0
+    });
+    assert!(waited);
+}
+
+#[test]
 fn local_ranks_of_a_larger_world_get_their_own_part() {
     let set = TestSet::of(23, 3).open();
-    let expected = by_definition(&set, 0..4);
+    let expected = by_definition(&set, Shuffle::Full, 0..4);
     let options = Options { world_size: 4, ranks: 2..4, batch_size: 4, ..options(set) };
     let mut loader = Loader::start(options).unwrap();
     for rank in [3, 2] {
@@ -412,6 +515,7 @@ fn the_loader_measures_itself() {
     let report = crate::measure(options(set), 2, 0.3).unwrap();
     assert!(report.images >= 16 && report.images_per_s_per_core > 1.0, "{report:?}");
     assert!(report.stages_us.named().iter().all(|(_, us)| *us > 0.0), "{report:?}");
+    assert!(report.checksum_us > 0.0 && report.stages_us.handoff_share() < 0.5, "{report:?}");
 }
 
 #[track_caller]
@@ -436,6 +540,10 @@ fn options_that_contradict_each_other_are_refused_in_words() {
     check(&set, |o| o.ranks = 1..2, "local ranks 1..2 are not some of the 1 ranks");
     check(&set, |o| o.ranks = 0..0, "local ranks 0..0");
     check(&set, |o| o.first_step = u64::MAX, "beyond what 64 bits can count");
+    let blocks = |block_samples, window_blocks| Shuffle::Blocks { block_samples, window_blocks };
+    check(&set, |o| o.shuffle = blocks(0, 1), "shuffle_block_samples is 0");
+    check(&set, |o| o.shuffle = blocks(1, 0), "shuffle_window_blocks is 0");
+    check(&set, |o| o.shuffle = blocks(1 << 60, 4), "in windows of 4 are more than can be counted");
     check(&set, |o| o.mask.num_mask_patches = 17, "17 patches are to be hidden, but a 4x4 grid has 16");
     check(
         &set,

@@ -6,7 +6,11 @@ const TEN_BILLION: u64 = 10_000_000_000;
 
 /// Every place of the epoch, marked in a bit map.
 fn check_every_sample_once(samples: u64, epoch: u64) {
-    let order = Order::new(7, samples, 1).epoch(epoch);
+    check_permutation(&Order::new(7, samples, 1).epoch(epoch), samples);
+}
+
+#[track_caller]
+fn check_permutation(order: &EpochOrder, samples: u64) {
     let mut seen = vec![false; samples as usize];
     for place in 0..samples {
         let sample = order.sample(place);
@@ -24,9 +28,73 @@ fn an_epoch_holds_every_sample_exactly_once() {
     }
 }
 
+fn blocks(block_samples: u64, window_blocks: u64) -> Shuffle {
+    Shuffle::Blocks { block_samples, window_blocks }
+}
+
+#[test]
+fn an_epoch_of_blocks_holds_every_sample_exactly_once() {
+    for samples in (1..=70).chain([255, 256, 257, 1000, 4095, 65_537]) {
+        for (block, window) in
+            [(1, 1), (1, 5), (3, 1), (3, 2), (4, 4), (7, 3), (64, 2), (300, 9), (5, 1 << 40)]
+        {
+            for epoch in 0..3 {
+                let order = Order::shuffled(7, samples, 1, blocks(block, window)).epoch(epoch);
+                check_permutation(&order, samples);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_of_blocks_holds_whole_blocks_and_is_stored_in_few_stretches() {
+    for (samples, block, window) in
+        [(10_007, 16, 8), (10_000, 16, 8), (130, 64, 3), (977, 100, 1), (31, 64, 2)]
+    {
+        for epoch in 0..10 {
+            let order = Order::shuffled(3, samples, 1, blocks(block, window)).epoch(epoch);
+            let (mut number, mut place) = (0, 0);
+            while let Some(found) = order.window(number) {
+                assert_eq!((found.number, found.start), (number, place));
+                let stored: Vec<u64> = (0..found.len).map(|index| order.stored(found, index)).collect();
+                // Apart from the jumps between blocks, what is stored is one sample after the other.
+                let jumps = stored.windows(2).filter(|pair| pair[1] != pair[0] + 1).count() as u64;
+                assert!(jumps < window, "{jumps} jumps");
+                let starts: std::collections::BTreeSet<u64> =
+                    stored.iter().map(|sample| sample / block).collect();
+                assert!(starts.len() as u64 <= window);
+                for &sample in &stored {
+                    // Whole blocks: the neighbours of a sample within its block are in the window too.
+                    let neighbour = (sample / block * block + (sample + 1) % block).min(samples - 1);
+                    assert!(sample + 1 >= samples || stored.contains(&neighbour));
+                }
+                let mut shown: Vec<u64> =
+                    (found.start..found.start + found.len).map(|place| order.sample(place)).collect();
+                assert!(
+                    (found.start..found.start + found.len).all(|place| order.window_at(place) == Some(found))
+                );
+                assert!(found.len < 100 || shown != stored, "a window is shuffled");
+                shown.sort_unstable();
+                let mut stored = stored;
+                stored.sort_unstable();
+                assert_eq!(shown, stored);
+                (number, place) = (number + 1, place + found.len);
+            }
+            assert_eq!(place, samples);
+        }
+    }
+    assert_eq!(Order::new(3, 100, 1).epoch(0).window_at(5), None);
+}
+
 #[test]
 fn an_epoch_of_imagenet_22k_holds_every_sample_exactly_once() {
-    let order = Order::new(1, IMAGENET_22K, 16).epoch(3);
+    for shuffle in [Shuffle::Full, Shuffle::BLOCKS] {
+        check_imagenet_22k(shuffle);
+    }
+}
+
+fn check_imagenet_22k(shuffle: Shuffle) {
+    let order = Order::shuffled(1, IMAGENET_22K, 16, shuffle).epoch(3);
     let mut seen = vec![0u64; (IMAGENET_22K as usize).div_ceil(64)];
     for place in 0..IMAGENET_22K {
         let sample = order.sample(place);
@@ -39,8 +107,8 @@ fn an_epoch_of_imagenet_22k_holds_every_sample_exactly_once() {
 
 #[test]
 fn at_ten_billion_samples_the_inverse_finds_every_place_again() {
-    for samples in [TEN_BILLION, (1 << 40) - 1, 1 << 40] {
-        let order = Order::new(1, samples, 16).epoch(149);
+    for (samples, shuffle) in [TEN_BILLION, (1 << 40) - 1, 1 << 40].into_iter().flat_map(both) {
+        let order = Order::shuffled(1, samples, 16, shuffle).epoch(149);
         let stride = samples / 100_003;
         for place in (0..100_000).map(|i| i * stride).chain(samples - 1000..samples) {
             let sample = order.sample(place);
@@ -50,9 +118,58 @@ fn at_ten_billion_samples_the_inverse_finds_every_place_again() {
     }
 }
 
+fn both(samples: u64) -> [(u64, Shuffle); 2] {
+    [(samples, Shuffle::Full), (samples, Shuffle::BLOCKS)]
+}
+
 #[test]
-fn an_order_is_a_few_dozen_bytes_at_any_size() {
-    assert!(size_of::<Order>() <= 32 && size_of::<EpochOrder>() <= 128);
+fn an_order_is_a_few_hundred_bytes_at_any_size() {
+    // It owns no memory (`Copy`); that looking up allocates nothing is counted in `tests/memory.rs`.
+    fn plain<T: Copy>() -> usize {
+        size_of::<T>()
+    }
+    assert!(plain::<Order>() <= 64 && plain::<EpochOrder>() <= 256);
+}
+
+#[test]
+fn a_lookup_is_as_much_work_at_ten_billion_samples_as_at_ten_thousand() {
+    for samples in [10_000, IMAGENET_22K, TEN_BILLION] {
+        let order = Permutation::new(samples, keys(1, 0, Use::Samples));
+        let stride = (samples / 100_003).max(1);
+        let runs = (0..samples).step_by(stride as usize).map(|place| order.walk(place).1);
+        let (lookups, total, most) = runs.fold((0u64, 0u64, 0), |(lookups, total, most), runs| {
+            (lookups + 1, total + u64::from(runs), most.max(runs))
+        });
+        // Eight rounds a run. At most one row of the table, a hundredth of 10,000 cells, is empty.
+        assert!(total as f64 <= 1.02 * lookups as f64, "{total} runs for {lookups} of {samples}");
+        assert!(most <= 4, "{most} runs for one of {samples}");
+    }
+}
+
+#[test]
+fn quality_tells_a_perfect_shuffle_from_blocks_and_from_none() {
+    let quality = |shuffle| ShuffleQuality::of(&Order::shuffled(2, 1_000_000, 1, shuffle), 1000);
+    let full = quality(Shuffle::Full);
+    // 262,144 places: the correlation of chance has a deviation of 0.002, the distance one of 0.0014.
+    assert!((full.displacement - 1.0).abs() < 0.01, "{full:?}");
+    assert!(full.neighbour_correlation.abs() < 0.01, "{full:?}");
+    assert!((full.same_class_run - full.same_class_run_by_chance).abs() < 0.001, "{full:?}");
+    assert!((full.batch_drift - 1.0).abs() < 0.1, "{full:?}");
+    // Two neighbours are of one of 64 blocks once in 64 times: correlated by 1/64, and then of one class.
+    let some = quality(blocks(128, 64));
+    assert!((some.displacement - 1.0).abs() < 0.05, "{some:?}");
+    assert!((some.neighbour_correlation - 1.0 / 64.0).abs() < 0.01, "{some:?}");
+    assert!(some.same_class_run > full.same_class_run + 0.01 && some.same_class_run < 1.03, "{some:?}");
+    assert!(some.batch_drift > 1.5, "{some:?}");
+    // One block at a time in a window of one: blocks of 4096 in random order, shuffled within.
+    let few = quality(blocks(4096, 1));
+    assert!(few.neighbour_correlation > 0.99 && few.same_class_run > 1.2, "{few:?}");
+    // All the set in one block is a perfect shuffle again.
+    let whole = quality(blocks(1_000_000, 1));
+    assert!(whole.neighbour_correlation.abs() < 0.01 && (whole.batch_drift - 1.0).abs() < 0.1, "{whole:?}");
+    // No shuffle at all cannot be asked for, but for sets of one.
+    let one = ShuffleQuality::of(&Order::new(0, 1, 1), 5);
+    assert!(one.batch_drift == 1.0 && one.displacement == 0.0, "{one:?}");
 }
 
 #[test]
@@ -115,6 +232,17 @@ proptest! {
     #[test]
     fn sample_and_place_are_inverse(seed: u64, epoch: u64, samples in 1u64..1 << 40, place: u64) {
         let order = Order::new(seed, samples, 1).epoch(epoch);
+        let place = place % samples;
+        prop_assert!(order.sample(place) < samples);
+        prop_assert_eq!(order.place(order.sample(place)), place);
+    }
+
+    #[test]
+    fn sample_and_place_are_inverse_in_blocks(
+        seed: u64, epoch: u64, samples in 1u64..1 << 40, place: u64,
+        block in 1u64..1 << 20, window in 1u64..1 << 20,
+    ) {
+        let order = Order::shuffled(seed, samples, 1, blocks(block, window)).epoch(epoch);
         let place = place % samples;
         prop_assert!(order.sample(place) < samples);
         prop_assert_eq!(order.place(order.sample(place)), place);

@@ -10,6 +10,7 @@ fn data() -> DataFacts {
         tokenizer: "test".into(),
         tokenizer_digest: "t1".into(),
         vocab: 512,
+        io: "mmap".into(),
     }
 }
 
@@ -85,6 +86,12 @@ fn another_data_set_tokenizer_or_model_does_not_continue_a_run() {
     assert_eq!(differences(&["seed=1"], 2, data()), "seed was 0, now 1");
     assert_eq!(differences(&["depth=3"], 2, data()), "depth was 12, now 3");
     assert_eq!(differences(&[], 1, data()), "batch_size x ranks was 128, now 64");
+    assert_eq!(
+        differences(&["order=blocks"], 2, data()),
+        "order was shuffle, now blocks of 128 samples, shuffled in windows of 128"
+    );
+    assert_eq!(differences(&["shuffle_block_samples=7"], 2, data()), "", "a key of the other order");
+    assert_eq!(differences(&["io=pread", "read_ahead=0"], 2, data()), "");
     let other = DataFacts { tokenizer_digest: "t2".into(), vocab: 8192, digest: "d2".into(), ..data() };
     assert_eq!(
         differences(&[], 2, other),
@@ -93,9 +100,39 @@ fn another_data_set_tokenizer_or_model_does_not_continue_a_run() {
 }
 
 #[test]
+fn another_order_does_not_continue_a_run_old_or_new() {
+    let blocks = ["order=blocks", "shuffle_block_samples=64"];
+    let saved = serde_json::to_value(Plan::decide(ask(&blocks, 2), data()).unwrap()).unwrap();
+    let now = |settings: &[&str]| Plan::decide(ask(settings, 2), data()).unwrap();
+    assert_eq!(now(&blocks).differences(&saved), [] as [String; 0]);
+    assert_eq!(
+        now(&["order=blocks"]).differences(&saved).join("; "),
+        "order was blocks of 64 samples, shuffled in windows of 128, now blocks of 128 samples, shuffled in windows of 128"
+    );
+    assert_eq!(now(&[]).differences(&saved).len(), 1);
+    // A plan from before the key existed was shuffled over the whole set.
+    let mut old = serde_json::to_value(now(&[])).unwrap();
+    for key in ["order", "shuffle_block_samples", "shuffle_window_blocks", "io", "read_ahead"] {
+        assert!(old["recipe"].as_object_mut().unwrap().remove(key).is_some(), "{key}");
+    }
+    assert!(old["data"].as_object_mut().unwrap().remove("io").is_some());
+    assert_eq!(now(&[]).differences(&old), [] as [String; 0]);
+    assert_eq!(now(&blocks).differences(&old).len(), 1);
+    assert_eq!(serde_json::from_value::<Plan>(old).unwrap().recipe, now(&[]).recipe);
+}
+
+#[test]
 fn a_plan_prints_what_matters() {
     let text = Plan::decide(ask(&["clip_grad=3"], 2), data()).unwrap().to_string();
-    for words in ["14x14 of 512", "64 per rank x 2 ranks = 128", "clip 3", "75 of 196", "ranks 0..2 of 2"] {
+    for words in [
+        "order        shuffle",
+        "mmap, as a local file system is best read (io auto); 64 samples ahead",
+        "14x14 of 512",
+        "64 per rank x 2 ranks = 128",
+        "clip 3",
+        "75 of 196",
+        "ranks 0..2 of 2",
+    ] {
         assert!(text.contains(words), "{words} is missing from\n{text}");
     }
 }
