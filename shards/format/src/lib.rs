@@ -23,6 +23,7 @@ mod record;
 mod sample;
 mod set;
 mod shard;
+mod sigbus;
 mod source;
 mod spec;
 mod text;
@@ -51,4 +52,16 @@ pub const FORMAT_VERSION: u32 = 1;
 #[doc(hidden)]
 pub mod inner {
     pub use crate::codec::{pack_tokens, packed_len, token_bits, unpack_tokens};
+
+    /// A footer that starts at byte `offset` of its file, written again; `None` when it is refused.
+    #[must_use]
+    pub fn footer_again(bytes: &[u8], offset: u64) -> Option<Vec<u8>> {
+        crate::footer::Footer::decode(bytes, offset).ok().map(|footer| footer.encode())
+    }
+
+    /// A trailer, written again; `None` when it is refused.
+    #[must_use]
+    pub fn trailer_again(bytes: &[u8]) -> Option<Vec<u8>> {
+        crate::footer::Trailer::decode(bytes).ok().map(|trailer| trailer.encode())
+    }
 }

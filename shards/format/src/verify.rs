@@ -110,7 +110,9 @@ impl Shard {
         }
         let names_are_sound = found.is_sound();
         for index in 0..self.len() {
-            let result = check.record(index, names_are_sound);
+            let faults = self.source.faults();
+            let result =
+                check.record(index, names_are_sound).map_err(|error| self.source.blame(error, faults));
             found.note(Some(index), result);
             found.note(None, body.hash_to(check.next));
             found.progress = Progress { bytes: body.at, records: index + 1 };
