@@ -1,7 +1,6 @@
 //! Shard: one published file, opened; every read is verified.
 
 use crate::FORMAT_VERSION;
-use crate::codec::MAX_PLAIN;
 use crate::digest::Digest;
 use crate::error::ShardError;
 use crate::footer::{Footer, HEAD_LEN, TRAILER_LEN, Trailer, encode_head};
@@ -192,16 +191,9 @@ impl Shard {
         let (header, stored) = self.check_head(head, index, &entry)?;
 
         let payload = if header.codec == CODEC_ZSTD {
-            // Bounded by MAX_PLAIN when the header was taken.
-            let len = header.plain_len.min(MAX_PLAIN) as usize;
-            if plain.len() < len {
-                plain.resize(len, 0);
-            }
-            let plain = &mut plain[..len];
             unpacker
-                .decompress(stored, plain)
-                .map_err(|why| Flaw::Malformed(why).at(self.path(), || part(index, "payload")))?;
-            plain
+                .unpack(stored, header.plain_len, plain)
+                .map_err(|why| Flaw::Malformed(why).at(self.path(), || part(index, "payload")))?
         } else {
             stored
         };

@@ -181,6 +181,22 @@ impl Source {
         }
     }
 
+    /// Bytes `offset..offset + len` of a mapped file; an error for one that is not mapped.
+    pub fn mapped(&self, offset: u64, len: u64) -> Result<&[u8], ShardError> {
+        let outside = || ShardError::Malformed {
+            path: self.path.clone(),
+            part: format!("bytes from {offset}"),
+            why: "they lie outside the map",
+        };
+        match &self.kind {
+            Kind::Map(_, map) => {
+                let end = offset.checked_add(len).filter(|&end| end <= self.len).ok_or_else(outside)?;
+                map.get(offset as usize..end as usize).ok_or_else(outside)
+            }
+            Kind::File(_) => Err(outside()),
+        }
+    }
+
     /// `N` bytes from `offset`, copied.
     pub fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ShardError> {
         let mut array = [0; N];
