@@ -174,6 +174,10 @@ impl<'a> Worker<'a> {
         tally.bytes += record.payload.len() as u64;
         out.tokens.copy_from_slice(record.tokens);
         *out.id = record.id;
+        if !record.is_intact() {
+            // The file shrank while its pixels were decoded: this time the read itself will tell.
+            return self.load(sample, placed, out);
+        }
         Ok(())
     }
 

@@ -8,4 +8,5 @@ mod architecture;
 mod build;
 mod daemon;
 mod house;
+mod integrity;
 mod learning;

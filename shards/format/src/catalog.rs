@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "LMDB's open; its SAFETY comments say who keeps the file still")]
 
 use crate::digest::Digest;
+use crate::disk;
 use crate::error::{ShardError, io_at, write_at};
 use crate::index::Name;
 use crate::manifest::Manifest;
@@ -22,6 +23,10 @@ use std::path::{Path, PathBuf};
 
 /// File name of the catalog within a set's directory.
 pub const CATALOG_FILE: &str = "catalog.lmdb";
+
+/// Where the catalog of the set that is still published lies while that of the next one takes its place: two files cannot
+/// be replaced at once, so until the new manifest is there the old one keeps its catalog under this name.
+pub(crate) const PREVIOUS_CATALOG: &str = "catalog.previous.lmdb";
 
 /// Key prefix of quarantined entries; sorts before that of samples.
 const QUARANTINED: u8 = b'q';
@@ -75,10 +80,7 @@ impl Catalog {
     }
 
     pub(crate) fn open_checked(dir: &Path, info: &CatalogInfo) -> Result<Self, ShardError> {
-        let path = dir.join(CATALOG_FILE);
-        if digest_file(&path)? != (info.bytes, info.file) {
-            return Err(broken(&path)("it is damaged, or belongs to another build than the manifest"));
-        }
+        let path = published(dir, info)?;
         let env = open(&path, EnvFlags::READ_ONLY, info.bytes).map_err(heed_at(&path))?;
         let txn = env.read_txn().map_err(heed_at(&path))?;
         let db = env
@@ -174,6 +176,36 @@ impl fmt::Debug for Catalog {
     }
 }
 
+/// The file that is the catalog which a manifest speaks of.
+fn published(dir: &Path, info: &CatalogInfo) -> Result<PathBuf, ShardError> {
+    let (path, previous) = (dir.join(CATALOG_FILE), dir.join(PREVIOUS_CATALOG));
+    let found = digest_file(&path);
+    if found.as_ref().is_ok_and(|found| *found == (info.bytes, info.file)) {
+        return Ok(path);
+    }
+    if digest_file(&previous).is_ok_and(|found| found == (info.bytes, info.file)) {
+        return Ok(previous);
+    }
+    found?;
+    Err(broken(&path)("it is damaged, or belongs to another build than the manifest"))
+}
+
+/// Keeps the catalog of the published set, if there is one, findable while the next one is published.
+fn keep_previous(dir: &Path) -> Result<(), ShardError> {
+    let path = dir.join(CATALOG_FILE);
+    match Manifest::read(dir).and_then(|manifest| published(dir, &manifest.catalog)) {
+        Ok(found) if found == path => Staged::link(&path, &dir.join(PREVIOUS_CATALOG)),
+        // It is kept already, or there is none that is worth it.
+        _ => Ok(()),
+    }
+}
+
+/// Takes away what [`keep_previous`] kept, once the next manifest is published.
+pub(crate) fn drop_previous(dir: &Path) -> Result<(), ShardError> {
+    let path = dir.join(PREVIOUS_CATALOG);
+    disk::remove(&path).map(drop).map_err(io_at("removing", &path))
+}
+
 /// Derives the catalog from all shards of a set and publishes it.
 pub(crate) fn publish(dir: &Path, shards: &[Shard]) -> Result<CatalogInfo, ShardError> {
     let mut buffers = vec![Vec::new(); shards.len()];
@@ -218,6 +250,7 @@ pub(crate) fn publish(dir: &Path, shards: &[Shard]) -> Result<CatalogInfo, Shard
     .map_err(heed_at(&path))?;
     env.prepare_for_closing().wait();
     let (bytes, file) = digest_file(staged.temporary())?;
+    keep_previous(dir)?;
     staged.publish()?;
     Ok(CatalogInfo { bytes, file, content: content.finish() })
 }

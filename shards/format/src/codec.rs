@@ -115,8 +115,31 @@ pub(crate) struct Unpacker {
 }
 
 impl Unpacker {
+    /// Unpacks to exactly `len` bytes at the start of `out`, which only ever grows; says why it cannot.
+    ///
+    /// The frame must itself say that it has as many, so a small record cannot ask for much memory by its header alone.
+    pub fn unpack<'o>(
+        &mut self,
+        packed: &[u8],
+        len: u64,
+        out: &'o mut Vec<u8>,
+    ) -> Result<&'o mut [u8], &'static str> {
+        const WRONG: &str = "the payload does not unpack to its length";
+        let says = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
+        if says != Some(len) || len > MAX_PLAIN {
+            return Err(WRONG);
+        }
+        let len = usize::try_from(len).map_err(|_| WRONG)?;
+        if out.len() < len {
+            out.resize(len, 0);
+        }
+        let out = &mut out[..len];
+        self.decompress(packed, out)?;
+        Ok(out)
+    }
+
     /// Fills all of `out`; says why it cannot.
-    pub fn decompress(&mut self, packed: &[u8], out: &mut [u8]) -> Result<(), &'static str> {
+    fn decompress(&mut self, packed: &[u8], out: &mut [u8]) -> Result<(), &'static str> {
         const BROKEN: &str = "the payload does not unpack to its length";
         if self.decompressor.is_none() {
             self.decompressor = Some(zstd::bulk::Decompressor::new().map_err(|_| "no memory for zstd")?);

@@ -69,6 +69,17 @@ pub enum ShardError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A file lost bytes while it was open.
+    #[error("{} was truncated while it was open: it had {expected} bytes then and has {found} now; restore it, or run \
+             `beit-shard repair` with its source", path.display())]
+    Shrunk {
+        /// The file.
+        path: PathBuf,
+        /// Its length when it was opened.
+        expected: u64,
+        /// Its length now.
+        found: u64,
+    },
     /// A shard's footer or body is not the one its set was published with.
     #[error("{} has digest {found}, expected {expected}; it was damaged or exchanged after the set was published: \
              restore it, or re-pack it from the source images", path.display())]
@@ -164,7 +175,7 @@ pub enum ShardError {
 }
 
 impl ShardError {
-    /// The kind of trouble, from a small closed set, for counters: `io`, `checksum`, `malformed`, `foreign`,
+    /// The kind of trouble, from a small closed set, for counters: `io`, `checksum`, `malformed`, `truncated`, `foreign`,
     /// `mixed`, `unfinished`, `manifest`, `catalog`, `collision`, `refused`, `range`.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -172,6 +183,7 @@ impl ShardError {
             Self::Io { .. } | Self::Write { .. } => "io",
             Self::Checksum { .. } | Self::Digest { .. } => "checksum",
             Self::Malformed { .. } | Self::NotAShard { .. } => "malformed",
+            Self::Shrunk { .. } => "truncated",
             Self::ForeignVersion { .. } => "foreign",
             Self::MixedSpecs { .. } | Self::Gap { .. } => "mixed",
             Self::Unfinished { .. } => "unfinished",
@@ -188,7 +200,11 @@ impl ShardError {
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::Checksum { .. } | Self::Malformed { .. } | Self::NotAShard { .. } | Self::Digest { .. }
+            Self::Checksum { .. }
+                | Self::Malformed { .. }
+                | Self::NotAShard { .. }
+                | Self::Digest { .. }
+                | Self::Shrunk { .. }
         )
     }
 }

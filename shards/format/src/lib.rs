@@ -14,15 +14,18 @@
 mod catalog;
 mod codec;
 mod digest;
+mod disk;
 mod error;
 mod footer;
 mod index;
 mod manifest;
 mod publish;
 mod record;
+mod salvage;
 mod sample;
 mod set;
 mod shard;
+mod sigbus;
 mod source;
 mod spec;
 mod text;
@@ -36,6 +39,7 @@ pub use error::ShardError;
 pub use footer::{Covered, Footer};
 pub use index::IndexEntry;
 pub use manifest::{MANIFEST_FILE, Manifest, ShardInfo, publish_manifest, retract_manifest};
+pub use salvage::{Salvage, Salvaged};
 pub use sample::{ReadBuf, Record, SampleId, SampleRef, ViewTokens};
 pub use set::ShardSet;
 pub use shard::Shard;
@@ -51,4 +55,16 @@ pub const FORMAT_VERSION: u32 = 1;
 #[doc(hidden)]
 pub mod inner {
     pub use crate::codec::{pack_tokens, packed_len, token_bits, unpack_tokens};
+
+    /// A footer that starts at byte `offset` of its file, written again; `None` when it is refused.
+    #[must_use]
+    pub fn footer_again(bytes: &[u8], offset: u64) -> Option<Vec<u8>> {
+        crate::footer::Footer::decode(bytes, offset).ok().map(|footer| footer.encode())
+    }
+
+    /// A trailer, written again; `None` when it is refused.
+    #[must_use]
+    pub fn trailer_again(bytes: &[u8]) -> Option<Vec<u8>> {
+        crate::footer::Trailer::decode(bytes).ok().map(|trailer| trailer.encode())
+    }
 }

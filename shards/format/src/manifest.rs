@@ -2,6 +2,7 @@
 
 use crate::catalog::{self, CatalogInfo};
 use crate::digest::Digest;
+use crate::disk;
 use crate::error::{ShardError, io_at};
 use crate::publish::{Staged, sync_dir};
 use crate::shard::Shard;
@@ -89,6 +90,7 @@ pub fn publish_manifest(
     let mut staged = Staged::create(&dir.join(MANIFEST_FILE))?;
     staged.write(manifest.encode().as_bytes())?;
     staged.publish()?;
+    catalog::drop_previous(dir)?;
     Ok(manifest)
 }
 
@@ -98,9 +100,9 @@ pub fn publish_manifest(
 /// [`ShardError::Io`]; a manifest that is not there is none
 pub fn retract_manifest(dir: &Path) -> Result<(), ShardError> {
     let path = dir.join(MANIFEST_FILE);
-    match fs::remove_file(&path) {
-        Ok(()) => sync_dir(dir),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+    match disk::remove(&path) {
+        Ok(true) => sync_dir(dir),
+        Ok(false) => Ok(()),
         Err(error) => Err(io_at("removing", &path)(error)),
     }
 }
@@ -137,6 +139,28 @@ impl Manifest {
             Err(error) => return Err(io_at("reading", &path)(error)),
         };
         Self::parse(&bytes).map_err(|why| ShardError::Manifest { path, why })
+    }
+
+    /// Opens one of the set's shards in `dir`: it must be the one that was published.
+    ///
+    /// # Errors
+    /// [`ShardError::Digest`] for another one, [`ShardError::MixedSpecs`], and those of [`Shard::open`]
+    pub(crate) fn open_shard(&self, dir: &Path, info: &ShardInfo, io: Io) -> Result<Shard, ShardError> {
+        let shard = Shard::open(&dir.join(&info.file), io)?;
+        if shard.bytes() != info.bytes {
+            let why = format!("it has {} bytes, the manifest says {}", shard.bytes(), info.bytes);
+            return Err(ShardError::NotAShard { path: shard.path().to_owned(), why });
+        }
+        if let Some(difference) = self.spec.difference(shard.spec()) {
+            let (first, second) = (dir.join(MANIFEST_FILE), shard.path().to_owned());
+            return Err(ShardError::MixedSpecs { first, second, difference });
+        }
+        if (shard.digest(), shard.len()) != (info.digest, info.samples) {
+            let (expected, found) = (info.digest, shard.digest());
+            return Err(ShardError::Digest { path: shard.path().to_owned(), expected, found });
+        }
+        check_classes(dir, &self.classes, &shard)?;
+        Ok(shard)
     }
 
     /// Samples of all shards.

@@ -3,12 +3,13 @@
 //! A temporary is called `.NAME.PID-N.tmp` and locked (flock) by its writer as long as that lives, whatever becomes
 //! of the process; so the next writer into the directory can tell dead temporaries from living ones and removes them.
 
-use crate::catalog::CATALOG_FILE;
+use crate::catalog::{CATALOG_FILE, PREVIOUS_CATALOG};
+use crate::disk;
 use crate::error::{ShardError, io_at, write_at};
 use crate::manifest::MANIFEST_FILE;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +33,7 @@ impl Staged {
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let temporary = dir.join(format!(".{name}.{}-{number}.tmp", std::process::id()));
-            let file = match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
+            let file = match disk::create(&temporary) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(write_at(target)(error)),
@@ -47,6 +48,28 @@ impl Staged {
         }
     }
 
+    /// Gives the file at `from` the name `target` as well, in place of whatever has that name.
+    pub fn link(from: &Path, target: &Path) -> Result<(), ShardError> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = target.with_file_name(format!(".{name}.{}-{number}.tmp", std::process::id()));
+        match disk::link(from, &temporary) {
+            Ok(()) => {}
+            // A file system without hard links: whoever looks between two renames finds the newer catalog only.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(write_at(target)(error)),
+        }
+        let renamed = disk::rename(&temporary, target).map_err(write_at(target));
+        // A rename between two names of one file does nothing, and a failed one leaves the temporary.
+        let _ = fs::remove_file(&temporary);
+        renamed?;
+        sync_dir(parent(target))
+    }
+
     /// The final name.
     pub fn target(&self) -> &Path {
         &self.target
@@ -59,13 +82,13 @@ impl Staged {
 
     /// Appends `bytes`.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ShardError> {
-        self.file.write_all(bytes).map_err(write_at(&self.target))
+        disk::write_all(&self.file, bytes).map_err(write_at(&self.target))
     }
 
     /// Syncs the file, renames it to its final name, and syncs the directory.
     pub fn publish(mut self) -> Result<(), ShardError> {
-        self.file.sync_all().map_err(write_at(&self.target))?;
-        fs::rename(&self.temporary, &self.target).map_err(write_at(&self.target))?;
+        disk::sync(&self.file).map_err(write_at(&self.target))?;
+        disk::rename(&self.temporary, &self.target).map_err(write_at(&self.target))?;
         self.published = true;
         sync_dir(parent(&self.target))
     }
@@ -85,7 +108,7 @@ fn parent(path: &Path) -> &Path {
 
 /// Makes a rename in `dir` outlive a power cut.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), ShardError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at("syncing", dir))
+    disk::sync_dir(dir).map_err(io_at("syncing", dir))
 }
 
 /// Removes temporaries whose writer is gone; those still locked are left alone.
@@ -117,7 +140,8 @@ fn is_temporary(name: &str) -> bool {
         return false;
     };
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let ours = [MANIFEST_FILE, CATALOG_FILE].contains(&target) || target.ends_with(".shard");
+    let ours =
+        [MANIFEST_FILE, CATALOG_FILE, PREVIOUS_CATALOG].contains(&target) || target.ends_with(".shard");
     ours && digits(pid) && digits(number)
 }
 

@@ -1,6 +1,7 @@
 //! Samples: their ids, what a writer is given and what a reader hands out.
 
 use crate::codec::Unpacker;
+use crate::source::Faults;
 use std::fmt;
 
 /// Names one source image for ever: it follows from the image's path within its source, never from scan order.
@@ -88,6 +89,18 @@ pub struct SampleRef<'a> {
     pub grey: u8,
     /// The view's token grid, row-major.
     pub tokens: &'a [u16],
+    pub(crate) faults: Faults<'a>,
+}
+
+impl SampleRef<'_> {
+    /// Whether the payload is still what was verified: false once its mapped file has lost bytes since.
+    ///
+    /// To be asked after the last look at a payload: what was made of one that is not intact must be dropped, and the
+    /// record be read again.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.faults.none_since()
+    }
 }
 
 /// Buffers that one thread reuses for all its reads: once they have grown, reading allocates nothing.

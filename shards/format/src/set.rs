@@ -2,7 +2,7 @@
 
 use crate::digest::Digest;
 use crate::error::ShardError;
-use crate::manifest::{MANIFEST_FILE, Manifest, check_classes};
+use crate::manifest::Manifest;
 use crate::sample::{ReadBuf, SampleRef};
 use crate::shard::Shard;
 use crate::source::Io;
@@ -33,20 +33,7 @@ impl ShardSet {
         let mut starts = vec![0];
         let mut samples = 0;
         for info in &manifest.shards {
-            let shard = Shard::open(&dir.join(&info.file), io)?;
-            if shard.bytes() != info.bytes {
-                let why = format!("it has {} bytes, the manifest says {}", shard.bytes(), info.bytes);
-                return Err(ShardError::NotAShard { path: shard.path().to_owned(), why });
-            }
-            if let Some(difference) = manifest.spec.difference(shard.spec()) {
-                let (first, second) = (dir.join(MANIFEST_FILE), shard.path().to_owned());
-                return Err(ShardError::MixedSpecs { first, second, difference });
-            }
-            if (shard.digest(), shard.len()) != (info.digest, info.samples) {
-                let (expected, found) = (info.digest, shard.digest());
-                return Err(ShardError::Digest { path: shard.path().to_owned(), expected, found });
-            }
-            check_classes(dir, &manifest.classes, &shard)?;
+            let shard = manifest.open_shard(dir, info, io)?;
             samples += shard.len();
             starts.push(samples);
             shards.push(shard);

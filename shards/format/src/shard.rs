@@ -1,7 +1,6 @@
 //! Shard: one published file, opened; every read is verified.
 
 use crate::FORMAT_VERSION;
-use crate::codec::MAX_PLAIN;
 use crate::digest::Digest;
 use crate::error::ShardError;
 use crate::footer::{Footer, HEAD_LEN, TRAILER_LEN, Trailer, encode_head};
@@ -9,7 +8,7 @@ use crate::index::{ENTRY_LEN, IndexEntry, Name};
 use crate::manifest::ShardInfo;
 use crate::record::{CODEC_ZSTD, Flaw, Header, MIN_HEADER, RECORD_ALIGN, frame_len, frames_len, take_frame};
 use crate::sample::{ReadBuf, SampleRef};
-use crate::source::{Io, Source};
+use crate::source::{Faults, Io, Source};
 use crate::spec::SetSpec;
 use crate::wire::Take;
 use std::fmt;
@@ -28,8 +27,6 @@ pub struct Shard {
 
 impl Shard {
     /// Opens a shard: checks its first and last bytes, its version and its footer; records are checked as they are read.
-    ///
-    /// A mapped file must not be truncated while it is open ([`Io::Mmap`]).
     ///
     /// # Errors
     /// [`ShardError::NotAShard`], [`ShardError::ForeignVersion`], or damage to what was read
@@ -176,6 +173,17 @@ impl Shard {
         view: u32,
         buf: &'a mut ReadBuf,
     ) -> Result<SampleRef<'a>, ShardError> {
+        let faults = self.source.faults();
+        self.read_checked(index, view, buf, faults).map_err(|error| self.source.blame(error, faults))
+    }
+
+    fn read_checked<'a>(
+        &'a self,
+        index: u64,
+        view: u32,
+        buf: &'a mut ReadBuf,
+        faults: Faults<'a>,
+    ) -> Result<SampleRef<'a>, ShardError> {
         self.in_range("views", u64::from(view), u64::from(self.footer.spec.views))?;
         let ReadBuf { head, frame, plain, tokens, unpacker } = buf;
         let entry = self.entry(index)?;
@@ -183,16 +191,9 @@ impl Shard {
         let (header, stored) = self.check_head(head, index, &entry)?;
 
         let payload = if header.codec == CODEC_ZSTD {
-            // Bounded by MAX_PLAIN when the header was taken.
-            let len = header.plain_len.min(MAX_PLAIN) as usize;
-            if plain.len() < len {
-                plain.resize(len, 0);
-            }
-            let plain = &mut plain[..len];
             unpacker
-                .decompress(stored, plain)
-                .map_err(|why| Flaw::Malformed(why).at(self.path(), || part(index, "payload")))?;
-            plain
+                .unpack(stored, header.plain_len, plain)
+                .map_err(|why| Flaw::Malformed(why).at(self.path(), || part(index, "payload")))?
         } else {
             stored
         };
@@ -210,6 +211,7 @@ impl Shard {
             payload,
             grey,
             tokens,
+            faults,
         })
     }
 
@@ -287,12 +289,14 @@ impl Shard {
 
     /// The names section, its checksum verified.
     pub(crate) fn names<'a>(&'a self, buf: &'a mut Vec<u8>) -> Result<&'a [u8], ShardError> {
+        let faults = self.source.faults();
         let names = self.source.bytes(self.footer.names_offset, self.footer.names_len, buf)?;
         let (expected, found) = (self.footer.names_check, xxh3_64(names));
         if expected == found {
             Ok(names)
         } else {
-            Err(Flaw::Checksum { expected, found }.at(self.path(), || "names".to_owned()))
+            let error = Flaw::Checksum { expected, found }.at(self.path(), || "names".to_owned());
+            Err(self.source.blame(error, faults))
         }
     }
 

@@ -1,13 +1,19 @@
 //! Source: the bytes of a published file, mapped or read at offsets.
-#![expect(unsafe_code, reason = "memory maps; the one unsafe module of this room, LMDB's open aside")]
+#![expect(
+    unsafe_code,
+    reason = "memory maps; with sigbus.rs the unsafe modules of this room, LMDB's open aside"
+)]
 
 use crate::error::{ShardError, io_at};
+use crate::sigbus::Watch;
 use memmap2::{Advice, Mmap};
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, Metadata};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How shards are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -15,7 +21,7 @@ pub enum Io {
     /// Mapped on local file systems, read at offsets on network ones.
     #[default]
     Auto,
-    /// Mapped: the fastest, but a file that someone truncates while it is mapped ends the process (SIGBUS).
+    /// Mapped: the fastest. A file that someone truncates while it is mapped is an error of the reads that miss its bytes.
     Mmap,
     /// Read at offsets into the caller's buffer: a truncated file is an error like any other.
     Pread,
@@ -65,8 +71,28 @@ fn remote(magic: u32) -> Option<&'static str> {
     REMOTE.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name)
 }
 
+/// A look at the faults of a map; all looks are equal to each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Faults<'a>(Option<(&'a AtomicU64, u64)>);
+
+impl Faults<'_> {
+    /// Whether no page was missed since this look.
+    pub fn none_since(self) -> bool {
+        self.0.is_none_or(|(faults, before)| faults.load(Ordering::SeqCst) == before)
+    }
+}
+
+impl PartialEq for Faults<'_> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Faults<'_> {}
+
 enum Kind {
-    Map(Mmap),
+    /// The watch goes before the map it is over.
+    Map(Watch, Mmap),
     File(File),
 }
 
@@ -74,6 +100,8 @@ enum Kind {
 pub(crate) struct Source {
     path: PathBuf,
     len: u64,
+    /// Device and inode: tells the opened file from one that has taken its name.
+    identity: (u64, u64),
     kind: Kind,
 }
 
@@ -100,18 +128,18 @@ impl Source {
         let kind = if map && len > 0 {
             // SAFETY: a published shard is never written again: `publish::Staged` fills and syncs a private temporary,
             // then renames it; replacing or retiring a shard renames over it or unlinks it, never truncates it. Whoever
-            // breaks that from outside gets SIGBUS on truncation, and a checksum error on other changes, as nothing
-            // here relies on the bytes staying the same for its own safety.
+            // breaks that from outside gets zeros on truncation (`sigbus`) and so a checksum error, as on other changes;
+            // nothing here relies on the bytes staying the same for its own safety.
             let map = unsafe { Mmap::map(&file) }.map_err(io_at("mapping", path))?;
             if map.len() as u64 != len {
                 let why = "its length changed while it was opened".into();
                 return Err(ShardError::NotAShard { path: path.to_owned(), why });
             }
-            Kind::Map(map)
+            Kind::Map(Watch::over(path, map.as_ptr(), map.len()), map)
         } else {
             Kind::File(file)
         };
-        Ok(Self { path: path.to_owned(), len, kind })
+        Ok(Self { path: path.to_owned(), len, identity: identity(&metadata), kind })
     }
 
     pub fn path(&self) -> &Path {
@@ -125,7 +153,7 @@ impl Source {
     /// How it is read: never [`Io::Auto`].
     pub fn io(&self) -> Io {
         match self.kind {
-            Kind::Map(_) => Io::Mmap,
+            Kind::Map(..) => Io::Mmap,
             Kind::File(_) => Io::Pread,
         }
     }
@@ -142,14 +170,30 @@ impl Source {
         let end = offset.checked_add(len).filter(|&end| end <= self.len).ok_or_else(outside)?;
         let len = usize::try_from(len).map_err(|_| outside())?;
         match &self.kind {
-            Kind::Map(map) => map.get(offset as usize..end as usize).ok_or_else(outside),
+            Kind::Map(_, map) => map.get(offset as usize..end as usize).ok_or_else(outside),
             Kind::File(file) => {
                 if buf.len() < len {
                     buf.resize(len, 0);
                 }
-                file.read_exact_at(&mut buf[..len], offset).map_err(io_at("reading", &self.path))?;
+                self.read_at(file, &mut buf[..len], offset)?;
                 Ok(&buf[..len])
             }
+        }
+    }
+
+    /// Bytes `offset..offset + len` of a mapped file; an error for one that is not mapped.
+    pub fn mapped(&self, offset: u64, len: u64) -> Result<&[u8], ShardError> {
+        let outside = || ShardError::Malformed {
+            path: self.path.clone(),
+            part: format!("bytes from {offset}"),
+            why: "they lie outside the map",
+        };
+        match &self.kind {
+            Kind::Map(_, map) => {
+                let end = offset.checked_add(len).filter(|&end| end <= self.len).ok_or_else(outside)?;
+                map.get(offset as usize..end as usize).ok_or_else(outside)
+            }
+            Kind::File(_) => Err(outside()),
         }
     }
 
@@ -157,12 +201,45 @@ impl Source {
     pub fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N], ShardError> {
         let mut array = [0; N];
         match &self.kind {
-            Kind::Map(_) => array.copy_from_slice(self.bytes(offset, N as u64, &mut Vec::new())?),
-            Kind::File(file) => {
-                file.read_exact_at(&mut array, offset).map_err(io_at("reading", &self.path))?
-            }
+            Kind::Map(..) => array.copy_from_slice(self.bytes(offset, N as u64, &mut Vec::new())?),
+            Kind::File(file) => self.read_at(file, &mut array, offset)?,
         }
         Ok(array)
+    }
+
+    fn read_at(&self, file: &File, buf: &mut [u8], offset: u64) -> Result<(), ShardError> {
+        file.read_exact_at(buf, offset).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => self.shrunk().unwrap_or_else(|| io_at("reading", &self.path)(error)),
+            _ => io_at("reading", &self.path)(error),
+        })
+    }
+
+    /// How often a mapped page could not be had, so far.
+    pub fn faults(&self) -> Faults<'_> {
+        match &self.kind {
+            Kind::Map(watch, _) => Faults(Some((watch.faults(), watch.faults().load(Ordering::SeqCst)))),
+            Kind::File(_) => Faults(None),
+        }
+    }
+
+    /// What `error` really is, if bytes have vanished from under the map; `before` is a look from before the read.
+    pub fn blame(&self, error: ShardError, before: Faults<'_>) -> ShardError {
+        match self.kind {
+            Kind::Map(..) if error.is_damage() => match self.shrunk() {
+                Some(shrunk) => shrunk,
+                // All there, but the disk did not deliver it.
+                None if !before.none_since() => io_at("reading", &self.path)(rustix::io::Errno::IO.into()),
+                None => error,
+            },
+            _ => error,
+        }
+    }
+
+    /// The error that says so, if the opened file is shorter now.
+    fn shrunk(&self) -> Option<ShardError> {
+        let now = std::fs::metadata(&self.path).ok()?;
+        let shrunk = identity(&now) == self.identity && now.len() < self.len;
+        shrunk.then(|| ShardError::Shrunk { path: self.path.clone(), expected: self.len, found: now.len() })
     }
 
     /// Asks the kernel to fetch a stretch soon; a hint, so nothing is reported.
@@ -171,7 +248,7 @@ impl Source {
             return;
         }
         match &self.kind {
-            Kind::Map(map) => {
+            Kind::Map(_, map) => {
                 let _ = map.advise_range(Advice::WillNeed, offset as usize, len as usize);
             }
             Kind::File(file) => {
@@ -180,6 +257,10 @@ impl Source {
             }
         }
     }
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 #[cfg(test)]

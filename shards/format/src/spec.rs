@@ -49,6 +49,12 @@ impl SetSpec {
         usize::from(self.grid.0) * usize::from(self.grid.1)
     }
 
+    /// Bytes of one stored view: its grey level, its packed tokens and their checksum.
+    #[must_use]
+    pub fn view_bytes(&self) -> u64 {
+        crate::record::frame_len(self) as u64
+    }
+
     /// Why no shard can have this spec, if so.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         match () {

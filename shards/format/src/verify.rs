@@ -1,16 +1,19 @@
 //! Verify: reads every byte of a shard or a set and lists what is damaged.
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogInfo};
 use crate::codec::Unpacker;
 use crate::digest::Digest;
 use crate::error::{ShardError, io_at};
 use crate::footer::HEAD_LEN;
 use crate::index::{IndexEntry, Name};
+use crate::manifest::Manifest;
 use crate::record::{CODEC_ZSTD, Flaw, RECORD_ALIGN};
 use crate::set::ShardSet;
 use crate::shard::Shard;
+use crate::source::Io;
 use crate::wire::Take;
 use std::fs;
+use std::path::Path;
 
 /// Bytes hashed at a time.
 const CHUNK: u64 = 1 << 20;
@@ -56,6 +59,42 @@ impl Verification {
     }
 }
 
+impl Manifest {
+    /// Checks every byte of the set in `dir` that this manifest is of, also where shards are missing or beyond opening;
+    /// `each` hears after every record. Each damage comes with the position of its shard, or none for the catalog's.
+    ///
+    /// The catalog must not be open elsewhere in this process ([`Catalog::open`]).
+    pub fn verify(
+        &self,
+        dir: &Path,
+        io: Io,
+        each: &mut dyn FnMut(Progress),
+    ) -> (Progress, Vec<(Option<usize>, Damage)>) {
+        let (mut total, mut damaged) = (Progress::default(), Vec::new());
+        for (number, info) in self.shards.iter().enumerate() {
+            let before = total;
+            let mut note = |record, error| damaged.push((Some(number), Damage { record, error }));
+            match self.open_shard(dir, info, io) {
+                Err(error) => note(None, error),
+                Ok(shard) => {
+                    let found = shard.verify_all(&mut |now| {
+                        let (bytes, records) = (before.bytes + now.bytes, before.records + now.records);
+                        each(Progress { bytes, records });
+                    });
+                    found.damaged.into_iter().for_each(|damage| note(damage.record, damage.error));
+                }
+            }
+            total.bytes += info.bytes;
+            total.records += info.samples;
+            each(total);
+        }
+        if let Err(error) = verify_catalog(dir, &self.catalog) {
+            damaged.push((None, Damage { record: None, error }));
+        }
+        (total, damaged)
+    }
+}
+
 impl ShardSet {
     /// Checks every byte of all shards and of the catalog; `each` hears after every record.
     ///
@@ -71,21 +110,20 @@ impl ShardSet {
             total.progress.records += found.progress.records;
             total.damaged.append(&mut found.damaged);
         }
-        total.note(None, self.verify_catalog());
+        total.note(None, verify_catalog(self.dir(), &self.manifest().catalog));
         each(total.progress);
         total
     }
+}
 
-    /// The catalog is the published one and says what the shards say.
-    fn verify_catalog(&self) -> Result<(), ShardError> {
-        let info = self.manifest().catalog;
-        let catalog = Catalog::open_checked(self.dir(), &info)?;
-        if catalog.content()? == info.content {
-            return Ok(());
-        }
-        let path = self.dir().join(crate::CATALOG_FILE);
-        Err(ShardError::Catalog { path, why: "its content is not what the manifest says".to_owned() })
+/// The catalog is the published one and says what the shards say.
+fn verify_catalog(dir: &Path, info: &CatalogInfo) -> Result<(), ShardError> {
+    let catalog = Catalog::open_checked(dir, info)?;
+    if catalog.content()? == info.content {
+        return Ok(());
     }
+    let path = dir.join(crate::CATALOG_FILE);
+    Err(ShardError::Catalog { path, why: "its content is not what the manifest says".to_owned() })
 }
 
 impl Shard {
@@ -110,7 +148,9 @@ impl Shard {
         }
         let names_are_sound = found.is_sound();
         for index in 0..self.len() {
-            let result = check.record(index, names_are_sound);
+            let faults = self.source.faults();
+            let result =
+                check.record(index, names_are_sound).map_err(|error| self.source.blame(error, faults));
             found.note(Some(index), result);
             found.note(None, body.hash_to(check.next));
             found.progress = Progress { bytes: body.at, records: index + 1 };
@@ -223,8 +263,7 @@ impl RecordCheck<'_> {
             return Err(at("name", "header and names section disagree"));
         }
         if header.codec == CODEC_ZSTD {
-            plain.resize(header.plain_len as usize, 0);
-            unpacker.decompress(stored, plain).map_err(|why| at("payload", why))?;
+            unpacker.unpack(stored, header.plain_len, plain).map_err(|why| at("payload", why))?;
         }
         tokens.resize(shard.spec().tokens(), 0);
         for (view, frame) in (0..).zip(frames.chunks_exact(shard.frame_len())) {

@@ -9,7 +9,8 @@ use crate::index::{IndexEntry, Name};
 use crate::manifest::ShardInfo;
 use crate::publish::Staged;
 use crate::record::{CODEC_NONE, CODEC_ZSTD, Header, MAX_PATH, RECORD_ALIGN, put_frame};
-use crate::sample::Record;
+use crate::salvage::{Salvage, Salvaged};
+use crate::sample::{Record, SampleId};
 use crate::spec::{PAYLOAD_JPEG, PAYLOAD_RGB, SetSpec};
 use crate::wire::Put;
 use std::io;
@@ -118,12 +119,38 @@ impl ShardWriter {
         self.append(&put.0)?;
         self.scratch = put;
 
-        let entry = IndexEntry { offset: start, length: self.position() - start, id: record.id };
+        self.end_record(start, record.id, record.label, record.path, stored.len() as u64)
+    }
+
+    /// Copies a whole record of a damaged shard, byte for byte, as record number [`len`](Self::len) of this one.
+    ///
+    /// # Errors
+    /// [`ShardError::Refused`] when the record was another one of its shard or is not whole, [`ShardError::Write`]
+    pub fn copy(&mut self, from: &Salvage, record: &Salvaged) -> Result<(), ShardError> {
+        if !record.is_whole() || record.number != self.samples || record.label >= self.classes {
+            let (shard, path) = (self.staged.target().to_owned(), record.path.clone());
+            return Err(ShardError::Refused { shard, path, why: "it cannot be copied as it is".to_owned() });
+        }
+        let start = self.position();
+        let bytes = from.bytes(record)?;
+        self.append(bytes)?;
+        self.end_record(start, record.id, record.label, &record.path, record.stored_len)
+    }
+
+    fn end_record(
+        &mut self,
+        start: u64,
+        id: SampleId,
+        label: u32,
+        path: &str,
+        stored: u64,
+    ) -> Result<(), ShardError> {
+        let entry = IndexEntry { offset: start, length: self.position() - start, id };
         self.align()?;
         entry.put(&mut self.entries, self.samples);
-        Name { label: record.label, path: record.path }.put(&mut self.names);
+        Name { label, path }.put(&mut self.names);
         self.samples += 1;
-        self.payload_bytes += stored.len() as u64;
+        self.payload_bytes += stored;
         Ok(())
     }
 
@@ -160,7 +187,28 @@ impl ShardWriter {
     ///
     /// # Errors
     /// [`ShardError::Write`]; then nothing was published
-    pub fn finish(mut self) -> Result<ShardInfo, ShardError> {
+    pub fn finish(self) -> Result<ShardInfo, ShardError> {
+        self.finish_if(|_| Ok(()))
+    }
+
+    /// As [`finish`](Self::finish), but only if the shard came out as `expected`, byte for byte.
+    ///
+    /// # Errors
+    /// [`ShardError::Digest`] when it did not; then, as after [`ShardError::Write`], nothing was published
+    pub fn finish_as(self, expected: &ShardInfo) -> Result<ShardInfo, ShardError> {
+        let path = self.staged.target().to_owned();
+        self.finish_if(|found| {
+            if found == expected {
+                return Ok(());
+            }
+            Err(ShardError::Digest { path, expected: expected.digest, found: found.digest })
+        })
+    }
+
+    fn finish_if(
+        mut self,
+        check: impl FnOnce(&ShardInfo) -> Result<(), ShardError>,
+    ) -> Result<ShardInfo, ShardError> {
         let index_offset = self.position();
         let entries = std::mem::take(&mut self.entries).0;
         self.append(&entries)?;
@@ -204,6 +252,7 @@ impl ShardWriter {
             bytes: self.position(),
             digest: Digest::of(&tail),
         };
+        check(&info)?;
         self.staged.publish()?;
         Ok(info)
     }

@@ -3,7 +3,6 @@
 use crate::shards;
 use anyhow::{Context, Result, ensure};
 use beit_shards::{ReadBuf, SampleRef, ShardSet};
-use beit_tokenizer::Tokenizer;
 use beit_views::{Interpolation, Renderer, SeedKey, StageTimes, View, ViewSpec};
 use std::path::PathBuf;
 
@@ -86,19 +85,7 @@ fn draw(set: &ShardSet, sample: &SampleRef<'_>, args: &Args) -> Result<Vec<u8>> 
 
 /// The view as the tokens tell it.
 fn decoded(set: &ShardSet, sample: &SampleRef<'_>, args: &Args) -> Result<image::RgbImage> {
-    let wanted = &set.spec().tokenizer;
-    let embedded = Tokenizer::embedded()?;
-    let tokenizer = if args.tokenizer.is_none() && embedded.digest() == wanted.digest {
-        embedded
-    } else {
-        Tokenizer::find(args.tokenizer.as_deref())?
-    };
-    ensure!(
-        tokenizer.digest() == wanted.digest,
-        "the tokens were made by {}, not by {}; name it with --tokenizer",
-        wanted.name,
-        tokenizer.name()
-    );
+    let tokenizer = shards::tokenizer_of(set.spec(), args.tokenizer.as_deref())?;
     let (rows, cols) = set.spec().grid;
     let (rows, cols) = (u32::from(rows), u32::from(cols));
     let pixels = tokenizer.decode(sample.tokens, 1, (rows, cols))?;

@@ -9,8 +9,10 @@ mod listing;
 mod pack;
 mod prepare;
 mod progress;
+mod repair;
 mod shards;
 mod source;
+mod stats;
 mod tokenizer;
 mod verify;
 
@@ -27,6 +29,8 @@ use std::process::ExitCode;
         beit-shard build imagenet22k/                              pack beside the source, into imagenet22k.shards/\n  \
         beit-shard build photos/ --tokenizer embedded --views 4    a trial with the small built-in tokenizer\n  \
         beit-shard verify imagenet22k.shards                       check every byte; exit 0 only for a sound set\n  \
+        beit-shard repair imagenet22k/ --shards imagenet22k.shards make damaged records again from the source\n  \
+        beit-shard stats imagenet22k.shards                        classes, sizes, bytes, token usage, quarantine\n  \
         beit-shard cat 0 --shards photos.shards --view 3 --out view.png\n  \
         beit-shard tokenizer train photos/ --out my.safetensors\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (the same command goes on where it stopped)."
@@ -42,6 +46,8 @@ enum Command {
     Ls(listing::Args),
     Cat(cat::Args),
     Verify(verify::Args),
+    Repair(repair::Args),
+    Stats(stats::Args),
     Tokenizer(tokenizer::Args),
     /// Print a completion script for a shell (for example: beit-shard completions bash)
     Completions {
@@ -68,6 +74,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ls(args) => listing::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Cat(args) => cat::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(&args),
+        Command::Repair(args) => repair::run(&args),
+        Command::Stats(args) => stats::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "beit-shard", &mut std::io::stdout());

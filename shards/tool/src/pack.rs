@@ -331,7 +331,7 @@ impl ListingCheck<'_> {
 }
 
 /// Locks a directory against a second build, without leaving a file in it.
-fn lock(out: &Path) -> Result<std::fs::File> {
+pub fn lock(out: &Path) -> Result<std::fs::File> {
     use rustix::fs::{FlockOperation, flock};
     let dir = std::fs::File::open(out).with_context(|| format!("opening {}", out.display()))?;
     match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
@@ -348,7 +348,7 @@ fn lock(out: &Path) -> Result<std::fs::File> {
 }
 
 /// One entry of a listing stretch, as digested.
-fn list(stretch: &mut blake3::Hasher, entry: &Entry) {
+pub fn list(stretch: &mut blake3::Hasher, entry: &Entry) {
     stretch.update(entry.path.as_bytes());
     stretch.update(&[0]);
     stretch.update(&entry.label.to_le_bytes());

@@ -1,7 +1,8 @@
 //! Finding a set and a sample in it, for the commands that read shards.
 
-use anyhow::{Context, Result, anyhow, bail};
-use beit_shards::{Catalog, Io, SampleId, SampleRef, ShardSet};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use beit_shards::{Catalog, Digest, Io, SampleId, SampleRef, SetSpec, ShardSet};
+use beit_tokenizer::Tokenizer;
 use beit_views::{Payload, PayloadKind};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,26 @@ pub fn directory(named: Option<&Path>) -> Result<PathBuf> {
 /// Opens the set for reading.
 pub fn open(dir: &Path) -> Result<ShardSet> {
     Ok(ShardSet::open(dir, Io::Auto)?)
+}
+
+/// The tokenizer that made a set's tokens: the one that was named, the embedded one if it is that, or as build finds it.
+pub fn tokenizer_of(spec: &SetSpec, named: Option<&str>) -> Result<Tokenizer> {
+    let wanted = &spec.tokenizer;
+    let embedded = Tokenizer::embedded()?;
+    let tokenizer = if named.is_none() && embedded.digest() == wanted.digest {
+        embedded
+    } else {
+        Tokenizer::find(named)?
+    };
+    ensure!(
+        tokenizer.digest() == wanted.digest,
+        "the tokens were made by {} (digest {}), not by {} (digest {}); name the right one with --tokenizer",
+        wanted.name,
+        Digest(wanted.digest),
+        tokenizer.name(),
+        Digest(tokenizer.digest())
+    );
+    Ok(tokenizer)
 }
 
 /// The position of a sample that is named by id, by path or by position.

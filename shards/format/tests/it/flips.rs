@@ -166,8 +166,8 @@ fn a_file_that_shrinks_while_it_is_read_at_offsets_is_an_error() {
     let shard = Shard::open(&path, Io::Pread).unwrap();
     OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
     let error = shard.read(2, 0, &mut ReadBuf::new()).unwrap_err();
-    assert_eq!(error.reason(), "io");
-    assert!(error.to_string().starts_with("reading "), "{error}");
+    assert_eq!(error.reason(), "truncated");
+    assert!(error.to_string().contains("was truncated while it was open"), "{error}");
     let found = shard.verify_all(&mut |_| {});
     assert!(found.damaged[0].error.to_string().contains("and has 100 now"));
 }

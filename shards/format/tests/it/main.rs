@@ -11,3 +11,4 @@ mod publishing;
 mod refusals;
 mod resum;
 mod round_trip;
+mod shrinking;

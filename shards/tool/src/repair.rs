@@ -1,0 +1,537 @@
+//! `beit-shard repair`: damaged shards are written again, from what is sound of them and from the source.
+//!
+//! Sound records are copied byte for byte, sound pieces of damaged ones kept, and only what is lost is made again from the
+//! source image. A shard is published only if it came out as the manifest says, byte for byte; otherwise what is there
+//! stays as it is. So a repair can fail, but not make anything worse.
+
+use crate::pack;
+use crate::prepare::{Group, Outcome, Prepared, Preparer};
+use crate::shards;
+use crate::source::{Entry, Source};
+use anyhow::{Context, Result, bail, ensure};
+use beit_shards::{
+    Covered, Io, Manifest, PAYLOAD_JPEG, PAYLOAD_RGB, Record, Salvage, Salvaged, SampleId, SetSpec, Shard,
+    ShardInfo, ShardWriter, ViewTokens, shard_file_name,
+};
+use beit_tokenizer::Tokenizer;
+use beit_views::{PayloadKind, ViewSpec};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// How many files a message names.
+const NAMED: usize = 10;
+
+/// Write damaged shards again, from what is sound of them and from the source
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    beit-shard repair imagenet22k/ --shards imagenet22k.shards\n  \
+    beit-shard repair photos/ --shards photos.shards --json | jq .failed\n\n\
+    Sound records are copied, lost ones made again from their images; a shard is replaced only by one that is byte for byte\n\
+    what the set was published with. Exit code 0 only when the whole set is sound afterwards.")]
+pub struct Args {
+    /// The sources the set was built from, as they were given to build
+    #[arg(required = true, value_name = "SRC")]
+    sources: Vec<PathBuf>,
+    /// The shards [default: the only *.shards directory here]
+    #[arg(long, value_name = "DIR")]
+    shards: Option<PathBuf>,
+    /// The tokenizer that made the tokens [default: as for build]
+    #[arg(long, value_name = "embedded|FILE|DIR")]
+    tokenizer: Option<String>,
+    /// Print what was done as one object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// What became of one damaged shard.
+#[derive(Debug, Serialize)]
+struct Mended {
+    shard: String,
+    /// Records copied as they were.
+    copied: u64,
+    /// Records of which something was made again.
+    remade: u64,
+}
+
+/// A shard that stays damaged.
+#[derive(Debug, Serialize)]
+struct Failed {
+    shard: String,
+    why: String,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    sound: bool,
+    repaired: Vec<Mended>,
+    failed: Vec<Failed>,
+    catalog_rewritten: bool,
+    manifest_rewritten: bool,
+}
+
+/// Repairs and reports.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let dir = shards::directory(args.shards.as_deref())?;
+    let source = Source::open(&args.sources)?;
+    let _lock = pack::lock(&dir)?;
+    let set = Truth::find(&dir, &source)?;
+    let (damaged, catalog) = set.look(&dir);
+    let mut report = Report::default();
+    if damaged.is_empty() && !catalog && set.published {
+        report.sound = true;
+    } else {
+        for (number, why) in &damaged {
+            eprintln!("beit-shard: {}: {why}", set.shards[*number].file);
+        }
+        mend(args, &dir, &source, &set, &damaged, &mut report)?;
+        report.sound = report.failed.is_empty();
+        if report.sound && (catalog || !set.published) {
+            set.publish(&dir, &source)?;
+            report.catalog_rewritten = catalog;
+            report.manifest_rewritten = !set.published;
+        }
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        report.print(&dir);
+    }
+    Ok(if report.sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Report {
+    fn print(&self, dir: &Path) {
+        for Mended { shard, copied, remade } in &self.repaired {
+            println!("{shard}: repaired: {copied} records copied, {remade} made again; as it was published");
+        }
+        for Failed { shard, why } in &self.failed {
+            eprintln!("beit-shard: {shard} stays as it is: {why}");
+        }
+        if self.manifest_rewritten || self.catalog_rewritten {
+            println!("Catalog and manifest were derived from the shards again.");
+        }
+        match self {
+            Self { sound: true, repaired, .. }
+                if repaired.is_empty() && !self.catalog_rewritten && !self.manifest_rewritten =>
+            {
+                println!("{}: sound, nothing to repair", dir.display());
+            }
+            Self { sound: true, .. } => println!("{}: sound again", dir.display()),
+            _ => eprintln!(
+                "beit-shard: {} of the damaged shards could not be repaired; everything that is sound was kept",
+                self.failed.len()
+            ),
+        }
+    }
+}
+
+/// What the set must be.
+struct Truth {
+    spec: SetSpec,
+    classes: Vec<String>,
+    shards: Vec<ShardInfo>,
+    /// Entries of the source listing.
+    entries: u64,
+    /// Whether the manifest is there and sound.
+    published: bool,
+}
+
+impl Truth {
+    /// From the manifest, or, if that is lost, from the footers of all shards: they are worth as much, but nobody knows
+    /// whether they are all.
+    fn find(dir: &Path, source: &Source) -> Result<Self> {
+        let lost = match Manifest::read(dir) {
+            Ok(manifest) => {
+                ensure!(
+                    manifest.classes == source.classes,
+                    "the source has other classes than {}: give the sources as they were given to build",
+                    dir.display()
+                );
+                let entries = manifest.samples() + manifest.quarantined;
+                let Manifest { spec, classes, shards, .. } = manifest;
+                return Ok(Self { spec, classes, shards, entries, published: true });
+            }
+            Err(error) => error,
+        };
+        let mut shards: Vec<Shard> = Vec::new();
+        while dir.join(shard_file_name(shards.len() as u64)).exists() {
+            let path = dir.join(shard_file_name(shards.len() as u64));
+            let shard = Shard::open(&path, Io::Pread).with_context(|| {
+                format!("{lost}; and without a manifest nobody knows what a shard without a footer held; delete {} and run \
+                         `beit-shard build` again, it keeps the shards before it", path.display())
+            })?;
+            shards.push(shard);
+        }
+        let Some(first) = shards.first() else { bail!("{lost}") };
+        let spec = first.spec().clone();
+        let entries = shards.iter().map(|shard| shard.footer().covered.entries).sum();
+        let mut listed = 0;
+        for entry in source.entries() {
+            entry?;
+            listed += 1;
+        }
+        ensure!(
+            listed == entries && shards.iter().all(|shard| shard.spec().difference(&spec).is_none()),
+            "{lost}; and its shards are not all there: they cover {entries} of {listed} entries of the source; run \
+             `beit-shard build` again, it goes on behind them"
+        );
+        let shards = shards.iter().map(Shard::info).collect();
+        Ok(Self { spec, classes: source.classes.clone(), shards, entries, published: false })
+    }
+
+    /// The damaged shards, each with the first thing that is wrong, and whether the catalog is to be written again.
+    fn look(&self, dir: &Path) -> (BTreeMap<usize, String>, bool) {
+        let (mut damaged, mut catalog) = (BTreeMap::new(), false);
+        let note = |shard: usize, why: String, damaged: &mut BTreeMap<usize, String>| {
+            damaged.entry(shard).or_insert(why);
+        };
+        if self.published {
+            // Read a moment ago, under the lock.
+            if let Ok(manifest) = Manifest::read(dir) {
+                let (_, found) = manifest.verify(dir, Io::Auto, &mut |_| {});
+                for (shard, damage) in found {
+                    match shard {
+                        Some(shard) => note(shard, damage.error.to_string(), &mut damaged),
+                        None => catalog = true,
+                    }
+                }
+            }
+        } else {
+            catalog = true;
+            for (number, info) in self.shards.iter().enumerate() {
+                match Shard::open(&dir.join(&info.file), Io::Auto) {
+                    Ok(shard) => {
+                        if let Some(damage) = shard.verify_all(&mut |_| {}).damaged.first() {
+                            note(number, damage.error.to_string(), &mut damaged);
+                        }
+                    }
+                    Err(error) => note(number, error.to_string(), &mut damaged),
+                }
+            }
+        }
+        (damaged, catalog)
+    }
+
+    fn publish(&self, dir: &Path, source: &Source) -> Result<()> {
+        let classes = if self.published { &self.classes } else { &source.classes };
+        beit_shards::publish_manifest(dir, &self.spec, classes, self.shards.len() as u64)?;
+        Ok(())
+    }
+}
+
+/// Consecutive damaged shards whose common stretch of the listing is known.
+struct Run {
+    shards: Vec<usize>,
+    first: u64,
+    end: u64,
+    /// Path and reason of what the footers, if they are readable, say was kept out.
+    quarantined: HashMap<String, String>,
+    /// Whether that is all of it.
+    quarantine_known: bool,
+    entries: Vec<Entry>,
+}
+
+fn mend(
+    args: &Args,
+    dir: &Path,
+    source: &Source,
+    set: &Truth,
+    damaged: &BTreeMap<usize, String>,
+    report: &mut Report,
+) -> Result<()> {
+    let mut runs = runs(dir, set, damaged);
+    // One pass over the listing; only the entries of damaged stretches are kept.
+    let mut listed = 0;
+    for entry in source.entries() {
+        let entry = entry?;
+        listed += 1;
+        if let Some(run) = runs.iter_mut().find(|run| (run.first..run.end).contains(&entry.index)) {
+            run.entries.push(entry);
+        }
+    }
+    if listed != set.entries {
+        eprintln!(
+            "beit-shard: the source has {listed} images now, {} when the set was built: files were added or removed, so \
+             not everything may come out as it was",
+            set.entries
+        );
+    }
+    let view_spec: ViewSpec = set.spec.view_spec.parse().context("reading the set's view specification")?;
+    let mut maker = Maker {
+        args,
+        spec: &set.spec,
+        view_px: view_spec.token_px,
+        preparer: Preparer::new(&view_spec, set.spec.seed, set.spec.views),
+        tokenizer: None,
+    };
+    for run in &runs {
+        let mut from = run.first;
+        for (place, &number) in run.shards.iter().enumerate() {
+            let last = place + 1 == run.shards.len();
+            let info = &set.shards[number];
+            let entries = &run.entries[((from - run.first) as usize).min(run.entries.len())..];
+            let mut again = Again {
+                number,
+                info,
+                run,
+                entries,
+                last,
+                taken: 0,
+                suspects: Vec::new(),
+                mended: Mended::of(info),
+            };
+            match again.write(dir, set, &mut maker) {
+                Ok(()) => report.repaired.push(again.mended),
+                Err(error) => {
+                    let why = again.explain(&error);
+                    report.failed.push(Failed { shard: info.file.clone(), why });
+                    if !last {
+                        for &number in &run.shards[place + 1..] {
+                            let shard = set.shards[number].file.clone();
+                            let why = format!("where it starts is known only once {} is whole", info.file);
+                            report.failed.push(Failed { shard, why });
+                        }
+                        break;
+                    }
+                }
+            }
+            from += again.taken;
+        }
+    }
+    Ok(())
+}
+
+/// Groups damaged shards so that the first and last entry of each group are known from footers.
+fn runs(dir: &Path, set: &Truth, damaged: &BTreeMap<usize, String>) -> Vec<Run> {
+    let covered = |number: usize| -> Option<(Covered, Vec<(String, String)>)> {
+        let shard = Shard::open(&dir.join(&set.shards.get(number)?.file), Io::Pread).ok()?;
+        // A sound footer of another set says nothing about this one.
+        let ours = shard.info().digest == set.shards[number].digest;
+        ours.then(|| (shard.footer().covered, shard.footer().quarantine.clone()))
+    };
+    let mut runs: Vec<Run> = Vec::new();
+    let mut open: Option<Run> = None;
+    let mut end_of_previous = 0;
+    for number in 0..set.shards.len() {
+        let known = covered(number);
+        if let Some((covered, _)) = &known {
+            if let Some(mut run) = open.take() {
+                run.end = covered.first_entry;
+                runs.push(run);
+            }
+            end_of_previous = covered.first_entry + covered.entries;
+        }
+        match known {
+            Some((covered, quarantine)) if damaged.contains_key(&number) => runs.push(Run {
+                shards: vec![number],
+                first: covered.first_entry,
+                end: covered.first_entry + covered.entries,
+                quarantined: quarantine.into_iter().collect(),
+                quarantine_known: true,
+                entries: Vec::new(),
+            }),
+            Some(_) => {}
+            None => {
+                let first = end_of_previous;
+                let run = open.get_or_insert_with(|| Run {
+                    shards: Vec::new(),
+                    first,
+                    end: set.entries,
+                    quarantined: HashMap::new(),
+                    quarantine_known: false,
+                    entries: Vec::new(),
+                });
+                run.shards.push(number);
+            }
+        }
+    }
+    runs.extend(open);
+    runs
+}
+
+/// Makes samples again.
+struct Maker<'a> {
+    args: &'a Args,
+    spec: &'a SetSpec,
+    view_px: u32,
+    preparer: Preparer<'a>,
+    /// Loaded when the first token is lost.
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Maker<'_> {
+    /// Decodes and renders one image, as a build does.
+    fn prepare(&mut self, entry: &Entry) -> Result<(Outcome, Vec<u8>)> {
+        let prepared = self.preparer.prepare(Group { index: 0, entries: vec![entry.clone()] });
+        let (_, outcome) = prepared.items.into_iter().next().context("an image went in and none came out")?;
+        Ok((outcome, prepared.views))
+    }
+
+    /// Tokens of some views of an image that was prepared alone, one view after the other.
+    fn tokens(&mut self, views: &[u8], which: &[u32]) -> Result<Vec<u16>> {
+        let mut tokens = Vec::new();
+        if which.is_empty() {
+            return Ok(tokens);
+        }
+        let tokenizer = match &self.tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => {
+                let found = shards::tokenizer_of(self.spec, self.args.tokenizer.as_deref())?;
+                self.tokenizer.insert(found)
+            }
+        };
+        let len = (self.view_px * self.view_px * 3) as usize;
+        let pixels: Vec<u8> =
+            which.iter().flat_map(|&k| &views[k as usize * len..][..len]).copied().collect();
+        tokenizer.encode(&pixels, which.len(), self.view_px, &mut tokens).context("tokenizing")?;
+        Ok(tokens)
+    }
+}
+
+impl Mended {
+    fn of(info: &ShardInfo) -> Self {
+        Self { shard: info.file.clone(), copied: 0, remade: 0 }
+    }
+}
+
+/// One damaged shard, written again.
+struct Again<'a> {
+    number: usize,
+    info: &'a ShardInfo,
+    run: &'a Run,
+    /// From this shard's first entry to the end of the run.
+    entries: &'a [Entry],
+    /// Whether it is the last of its run, to which all entries that are left belong.
+    last: bool,
+    /// Entries it took.
+    taken: u64,
+    /// What had to be made again, or could not be.
+    suspects: Vec<String>,
+    mended: Mended,
+}
+
+impl Again<'_> {
+    fn write(&mut self, dir: &Path, set: &Truth, maker: &mut Maker<'_>) -> Result<()> {
+        let path = dir.join(&self.info.file);
+        let salvage = match path.exists() {
+            true => Some(Salvage::open(&path, &set.spec)?),
+            false => None,
+        };
+        let sound: HashMap<&str, &Salvaged> = salvage
+            .iter()
+            .flat_map(|salvage| salvage.records().values())
+            .map(|record| (record.path.as_str(), record))
+            .collect();
+        let mut writer = ShardWriter::create(dir, self.number as u64, &set.spec, &set.classes)?;
+        let mut stretch = blake3::Hasher::new();
+        let first = self.entries.first().map_or(self.run.end, |entry| entry.index);
+        for entry in self.entries {
+            // A shard ends with its last sample; what was kept out behind that went to the next one, if there is one.
+            if writer.len() == self.info.samples && !self.last {
+                break;
+            }
+            self.taken += 1;
+            pack::list(&mut stretch, entry);
+            let record = sound.get(entry.path.as_str()).copied();
+            match (&salvage, record) {
+                (Some(salvage), Some(record)) if record.is_whole() && record.number == writer.len() => {
+                    writer.copy(salvage, record)?;
+                    self.mended.copied += 1;
+                }
+                _ => self.remake(entry, salvage.as_ref().zip(record), &mut writer, maker)?,
+            }
+        }
+        writer.cover(first, *stretch.finalize().as_bytes());
+        writer.finish_as(self.info)?;
+        Ok(())
+    }
+
+    /// Packs one entry of which something or everything is lost, or keeps it out again.
+    fn remake(
+        &mut self,
+        entry: &Entry,
+        found: Option<(&Salvage, &Salvaged)>,
+        writer: &mut ShardWriter,
+        maker: &mut Maker<'_>,
+    ) -> Result<()> {
+        if let Some(reason) = self.run.quarantined.get(&entry.path) {
+            writer.quarantine(&entry.path, reason);
+            return Ok(());
+        }
+        let (outcome, pixels) = maker.prepare(entry)?;
+        let prepared = match outcome {
+            Outcome::Sample(prepared) => prepared,
+            Outcome::Bad { reason, detail } => {
+                let reason = format!("{reason}: {detail}");
+                self.suspects.push(format!("{} ({reason})", entry.path));
+                ensure!(
+                    !self.run.quarantine_known && found.is_none(),
+                    "{} cannot be used: {reason}",
+                    entry.path
+                );
+                writer.quarantine(&entry.path, &reason);
+                return Ok(());
+            }
+        };
+        self.suspects.push(entry.path.clone());
+        let Prepared { width, height, kind, payload, greys } = prepared;
+        let kind = match kind {
+            PayloadKind::Jpeg => PAYLOAD_JPEG,
+            PayloadKind::Rgb => PAYLOAD_RGB,
+        };
+        let mut views = Vec::with_capacity(greys.len());
+        for (k, grey) in (0..).zip(greys) {
+            let kept = match found {
+                Some((salvage, record)) => salvage.view(record, k)?,
+                None => None,
+            };
+            views.push(kept.unwrap_or((grey, Vec::new())));
+        }
+        let lost: Vec<u32> =
+            (0..).zip(&views).filter(|(_, view)| view.1.is_empty()).map(|(k, _)| k).collect();
+        let tokens = maker.tokens(&pixels, &lost)?;
+        for (&k, tokens) in lost.iter().zip(tokens.chunks_exact(maker.spec.tokens())) {
+            views[k as usize].1 = tokens.to_vec();
+        }
+        let kept = match found {
+            Some((salvage, record)) => salvage.payload(record)?,
+            None => None,
+        };
+        let views: Vec<ViewTokens<'_>> =
+            views.iter().map(|(grey, tokens)| ViewTokens { grey: *grey, tokens }).collect();
+        writer.push(&Record {
+            id: SampleId::of_path(&entry.path),
+            label: entry.label,
+            path: &entry.path,
+            width,
+            height,
+            payload_kind: kind,
+            payload: kept.as_deref().unwrap_or(&payload),
+            views: &views,
+        })?;
+        self.mended.remade += 1;
+        Ok(())
+    }
+
+    /// Why it could not be repaired, with the images that may be at fault.
+    fn explain(&self, error: &anyhow::Error) -> String {
+        let differs = matches!(
+            error.downcast_ref::<beit_shards::ShardError>(),
+            Some(beit_shards::ShardError::Digest { .. })
+        );
+        if !differs {
+            return format!("{error:#}");
+        }
+        let named = self.suspects.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = if self.suspects.len() > NAMED { ", …" } else { "" };
+        match self.suspects.as_slice() {
+            [] => "its records are sound but the source's listing is another one: files were added, removed or renamed".into(),
+            _ => format!(
+                "it does not come out as it was published; what was made again from the source is {named}{more}: an image \
+                 changed or is gone since the build, or this machine's tokenizer rounds differently from that of the build"
+            ),
+        }
+    }
+}
