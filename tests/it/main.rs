@@ -9,3 +9,4 @@ mod build;
 mod daemon;
 mod house;
 mod learning;
+mod sources;

@@ -35,7 +35,7 @@ pub use digest::Digest;
 pub use error::ShardError;
 pub use footer::{Covered, Footer};
 pub use index::IndexEntry;
-pub use manifest::{MANIFEST_FILE, Manifest, ShardInfo, publish_manifest, retract_manifest};
+pub use manifest::{MANIFEST_FILE, Manifest, ShardInfo, publish_manifest, publish_shards, retract_manifest};
 pub use sample::{ReadBuf, Record, SampleId, SampleRef, ViewTokens};
 pub use set::ShardSet;
 pub use shard::Shard;
