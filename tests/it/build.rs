@@ -6,29 +6,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 /// Packs with the embedded tokenizer; returns the summary.
 #[track_caller]
-fn build(source: &Path, out: &Path, more: &[&str]) -> serde_json::Value {
+pub fn build(source: &Path, out: &Path, more: &[&str]) -> serde_json::Value {
     let mut args = vec!["build", text(source), "--out", text(out), "--tokenizer", "embedded", "--json"];
     args.extend(more);
     last_json(&succeed("beit-shard", &args))
 }
 
-fn listing(shards: &Path) -> serde_json::Value {
+pub fn listing(shards: &Path) -> serde_json::Value {
     last_json(&succeed("beit-shard", &["ls", text(shards), "--json"]))
 }
 
 /// Every file of a folder, by name.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(folder).unwrap().map(|item| item.unwrap());
     files.map(|f| (f.file_name().into_string().unwrap(), fs::read(f.path()).unwrap())).collect()
 }
 
-fn shard_files(folder: &Path) -> Vec<PathBuf> {
+pub fn shard_files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|item| item.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|e| e == "shard"));
     files.sort();

@@ -10,3 +10,4 @@ mod daemon;
 mod house;
 mod integrity;
 mod learning;
+mod sources;

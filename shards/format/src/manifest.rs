@@ -63,8 +63,23 @@ pub fn publish_manifest(
     classes: &[String],
     shards: u64,
 ) -> Result<Manifest, ShardError> {
+    publish_shards(dir, spec, classes, &Vec::from_iter(0..shards), 0)
+}
+
+/// As [`publish_manifest`], for the shards of these numbers in this order: one part of a set, or several parts merged.
+/// `first_entry` is the listing entry that the first of them starts at.
+///
+/// # Errors
+/// those of [`publish_manifest`]
+pub fn publish_shards(
+    dir: &Path,
+    spec: &SetSpec,
+    classes: &[String],
+    numbers: &[u64],
+    first_entry: u64,
+) -> Result<Manifest, ShardError> {
     let mut opened: Vec<Shard> = Vec::new();
-    for number in 0..shards {
+    for &number in numbers {
         let shard = Shard::open(&dir.join(shard_file_name(number)), Io::Auto)?;
         let before = opened.last();
         if let Some(difference) = spec.difference(shard.spec()) {
@@ -73,7 +88,7 @@ pub fn publish_manifest(
         }
         check_classes(dir, classes, &shard)?;
         let (covered, end) = (shard.footer().covered, before.map(|before| before.footer().covered));
-        let expected = end.map_or(0, |before| before.first_entry + before.entries);
+        let expected = end.map_or(first_entry, |before| before.first_entry + before.entries);
         if !covered.digest.is_zero() && covered.first_entry != expected {
             let path = shard.path().to_owned();
             return Err(ShardError::Gap { path, expected, found: covered.first_entry });

@@ -46,6 +46,7 @@ pub struct ShardWriter {
     covered: Covered,
     quarantine: Vec<(String, String)>,
     packer: Packer,
+    rgb_plain: bool,
     scratch: Put,
 }
 
@@ -79,10 +80,16 @@ impl ShardWriter {
             covered: Covered::default(),
             quarantine: Vec::new(),
             packer: Packer::default(),
+            rgb_plain: false,
             scratch: Put::default(),
         };
         writer.append(&encode_head(number))?;
         Ok(writer)
+    }
+
+    /// Whether RGB payloads stay uncompressed: more bytes on disk, but a reader has nothing to unpack.
+    pub fn keep_rgb_plain(&mut self, plain: bool) {
+        self.rgb_plain = plain;
     }
 
     /// Packs one sample.
@@ -96,7 +103,7 @@ impl ShardWriter {
             return Err(ShardError::Refused { shard, path: record.path.to_owned(), why });
         }
         let packed = match record.payload_kind {
-            PAYLOAD_RGB => {
+            PAYLOAD_RGB if !self.rgb_plain => {
                 self.packer.compress(record.payload).map_err(crate::error::write_at(self.staged.target()))?
             }
             _ => None,

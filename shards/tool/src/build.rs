@@ -1,37 +1,44 @@
 //! `beit-shard build`: the packing line.
 //!
 //! ```text
-//! scan ─▶ groups ─▶ prepare × jobs ─▶ tokenize ─▶ pack, in listing order ─▶ shards ─▶ manifest, catalog
+//! scan ─▶ groups ─▶ prepare × jobs ─▶ tokenize × devices ─▶ pack, in listing order ─▶ shards ─▶ manifest, catalog
 //! ```
 //! Every channel is bounded and a group needs a permit to enter the line, so memory does not grow with the data set.
 //! A killed build leaves whole shards or none: the same command goes on behind the last whole one and the result is
 //! byte-identical to an uninterrupted build.
 
+mod line;
+
 use crate::pack::Packer;
-use crate::prepare::{Batching, Group, Outcome, PreparedGroup, Preparer};
+use crate::part::{Part, PartFile, Stretch};
+use crate::pixels::Pixels;
+use crate::prepare::{Batching, Making};
 use crate::progress::Progress;
-use crate::source::{Entry, Source};
+use crate::source::Source;
+use crate::stages::Stages;
 use anyhow::{Context, Result, anyhow, ensure};
 use beit_shards::{SetSpec, TokenizerRef};
 use beit_tokenizer::Tokenizer;
 use beit_views::{Interpolation, PatchGrid, ViewSpec};
-use crossbeam::channel::{Receiver, Sender, bounded};
-use std::collections::BTreeMap;
+use line::Line;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Pack images into shards together with their dVAE tokens
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     beit-shard build imagenet22k/                                      into imagenet22k.shards/, OpenAI's tokenizer\n  \
     beit-shard build photos/ --tokenizer embedded --views 4            a trial\n  \
+    beit-shard build train.tar extra/ data.parquet --out all.shards  tars, folders and Parquet files together\n  \
+    beit-shard build imagenet22k/ --part auto --pixels short256        one task of a Slurm array or indexed job\n  \
     beit-shard build cifar10/train --tokenizer my.safetensors --second-input-size 32 \\\n      \
         --second-interpolation bicubic --crop-scale 0.4,1 --color-jitter 0 --views 8\n\n\
     Interrupted or killed, the same command goes on where it stopped and ends with the same bytes.")]
 pub struct Args {
-    /// Folders of class folders (or of images: one class)
+    /// Folders of class folders, images, tars or Parquet files; or such tars (per class, of class tars, of class folders,
+    /// WebDataset) and Parquet files themselves
     #[arg(required = true, value_name = "SRC")]
     pub sources: Vec<PathBuf>,
     /// Where the shards go [default: SRC.shards beside the source]
@@ -46,6 +53,12 @@ pub struct Args {
     /// Seed of the views
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Pixels that are kept: original, or scaled to 256 px on the shorter side; views and tokens are then made of the scaled image
+    #[arg(long, value_enum, default_value_t = Pixels::Original)]
+    pub pixels: Pixels,
+    /// Build one part of n, for `beit-shard merge`: i/n with i from 1; auto takes both from a Slurm array (or indexed job), auto/n only i
+    #[arg(long, value_name = "i/n|auto|auto/n")]
+    pub part: Option<String>,
     /// Threads that decode and render [default: all cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
@@ -74,12 +87,15 @@ pub struct Args {
 
 /// Packs, then says what was packed.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    let part = args.part.as_deref().map(|text| Part::read(text, &|name| std::env::var(name).ok()));
+    let part = part.transpose().context("reading --part")?;
     let source = Source::open(&args.sources)?;
     let out = match (&args.out, args.sources.as_slice()) {
         (Some(out), _) => out.clone(),
         (None, [source]) => beside(source)?,
         (None, _) => return Err(anyhow!("several sources have no common place beside them; say --out DIR")),
     };
+    let out = part.map_or_else(|| out.clone(), |part| part.beside(&out));
     let tokenizer = Tokenizer::find(args.tokenizer.as_deref())?;
     let view_spec = ViewSpec {
         token_px: args.second_input_size,
@@ -90,20 +106,39 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let spec = set_spec(args, &view_spec, &tokenizer)?;
     let stop = stop_on_signals()?;
-    let mut packer = Packer::open(&out, spec, source.classes.clone(), args.shard_size)?;
+    let batching = Batching::of(args.views, view_spec.token_px);
+    let part = part.map(|part| PartFile::cut(&source, part, batching.images as u64)).transpose()?;
+    let stretch = part.as_ref().map_or_else(Stretch::whole, PartFile::stretch);
+    let mut packer =
+        Packer::open(&out, spec, source.classes().to_vec(), (args.shard_size, args.pixels), stretch)?;
+    if let Some(part) = &part {
+        part.publish(&out)?;
+    }
     if !args.json {
         eprintln!(
-            "Packing {} into {} with tokenizer {}, {} views of each image.",
+            "Packing {} into {} with tokenizer {}, {} views of each image{}.",
             args.sources.iter().map(|s| s.display().to_string()).collect::<Vec<_>>().join(", "),
             out.display(),
             tokenizer.name(),
-            args.views
+            args.views,
+            part.map_or_else(String::new, |part| format!(
+                ", part {}: entries {} to {} of {}",
+                part.part, part.entries.start, part.entries.end, part.total
+            ))
         );
     }
     let mut progress = Progress::new(args.views, packer.entries_done());
-    let batching = Batching::of(args.views, view_spec.token_px);
-    let line =
-        Line { args, source: &source, view_spec: &view_spec, batching, tokenizer: &tokenizer, stop: &stop };
+    let making = Making { spec: &view_spec, seed: args.seed, views: args.views, pixels: args.pixels };
+    let stages = Stages::start();
+    let line = Line {
+        source: &source,
+        making,
+        batching,
+        tokenizers: std::slice::from_ref(&tokenizer),
+        jobs: args.jobs.map_or_else(cores, usize::from),
+        stages: &stages,
+        stop: &stop,
+    };
     let ended = line.run(&mut packer, &mut progress);
     progress.finish();
     ended?;
@@ -116,7 +151,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
         return Ok(ExitCode::from(130));
     }
-    let summary = packer.finish(args.max_bad, &progress)?;
+    let summary = packer.finish(args.max_bad, &progress, &stages)?;
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
@@ -153,7 +188,7 @@ fn set_spec(args: &Args, view_spec: &ViewSpec, tokenizer: &Tokenizer) -> Result<
             vocab: tokenizer.vocab(),
         },
         grid: (grid.rows as u16, grid.cols as u16),
-        payload: "original".to_owned(),
+        payload: args.pixels.to_string(),
     })
 }
 
@@ -165,174 +200,6 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     Ok(stop)
-}
-
-/// Everything the stages of one build share.
-struct Line<'a> {
-    args: &'a Args,
-    source: &'a Source,
-    view_spec: &'a ViewSpec,
-    batching: Batching,
-    tokenizer: &'a Tokenizer,
-    stop: &'a AtomicBool,
-}
-
-/// A group with the tokens of all its views, `images × K × grid`.
-struct TokenizedGroup {
-    group: PreparedGroup,
-    tokens: Vec<u16>,
-}
-
-impl Line<'_> {
-    fn run(&self, packer: &mut Packer, progress: &mut Progress) -> Result<()> {
-        let jobs = self.args.jobs.map_or_else(cores, usize::from);
-        let in_flight = 2 * jobs + 2;
-        let (permit, permits) = bounded::<()>(in_flight);
-        let (to_prepare, groups) = bounded(in_flight);
-        let (to_tokenize, prepared) = bounded(in_flight);
-        let (to_pack, tokenized) = bounded(in_flight);
-        let total = AtomicU64::new(u64::MAX);
-        std::thread::scope(|scope| {
-            let total = &total;
-            let resume = packer.resume_point();
-            scope.spawn(move || count(self.source, total, self.stop));
-            let scan = scope.spawn(move || self.scan(resume, &permit, &to_prepare));
-            for _ in 0..jobs {
-                let (groups, to_tokenize) = (groups.clone(), to_tokenize.clone());
-                scope.spawn(move || self.prepare(&groups, &to_tokenize));
-            }
-            drop((groups, to_tokenize));
-            let tokenize = scope.spawn(move || self.tokenize(&prepared, &to_pack));
-            let packed = self.pack(&tokenized, &permits, packer, progress, total);
-            // Hanging up both ends lets every stage above run out, whatever went wrong here.
-            drop((tokenized, permits));
-            let scanned = scan.join().map_err(|_| anyhow!("the scan panicked; this is a bug"))?;
-            let tokens = tokenize.join().map_err(|_| anyhow!("the tokenizer panicked; this is a bug"))?;
-            packed.and(scanned).and(tokens)
-        })
-    }
-
-    /// Lists the source, checks what earlier runs have packed against it, and sends the rest on in groups.
-    fn scan(&self, resume: crate::pack::Resume, permit: &Sender<()>, out: &Sender<Group>) -> Result<()> {
-        let size = self.batching.images as u64;
-        let mut check = resume.check();
-        let mut entries = Vec::new();
-        for entry in self.source.entries() {
-            let entry: Entry = entry?;
-            check.entry(&entry)?;
-            let (index, group) = (entry.index, entry.index / size);
-            // A group that a finished shard cut in two is prepared whole once more, for the same batches.
-            if group < resume.first_entry() / size {
-                continue;
-            }
-            entries.push(entry);
-            if (index + 1).is_multiple_of(size) && !self.send(&mut entries, group, permit, out) {
-                return Ok(());
-            }
-        }
-        check.end()?;
-        if let Some(last) = entries.last() {
-            let group = last.index / size;
-            self.send(&mut entries, group, permit, out);
-        }
-        Ok(())
-    }
-
-    /// Hands a group on; `false` when nobody listens any more or the user wants to stop.
-    fn send(&self, entries: &mut Vec<Entry>, index: u64, permit: &Sender<()>, out: &Sender<Group>) -> bool {
-        !self.stop.load(Ordering::SeqCst)
-            && permit.send(()).is_ok()
-            && out.send(Group { index, entries: std::mem::take(entries) }).is_ok()
-    }
-
-    fn prepare(&self, groups: &Receiver<Group>, out: &Sender<PreparedGroup>) {
-        let mut preparer = Preparer::new(self.view_spec, self.args.seed, self.args.views);
-        for group in groups {
-            if out.send(preparer.prepare(group)).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn tokenize(&self, groups: &Receiver<PreparedGroup>, out: &Sender<TokenizedGroup>) -> Result<()> {
-        let px = self.view_spec.token_px;
-        let view_bytes = (px * px * 3) as usize;
-        for group in groups {
-            if self.stop.load(Ordering::SeqCst) {
-                break; // the full-size dVAE takes seconds per group: don't let a Ctrl-C wait for them
-            }
-            let mut tokens = Vec::new();
-            for views in group.views.chunks(self.batching.views * view_bytes) {
-                self.tokenizer
-                    .encode(views, views.len() / view_bytes, px, &mut tokens)
-                    .context("tokenizing")?;
-            }
-            if out.send(TokenizedGroup { group, tokens }).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Restores the listing's order and packs.
-    fn pack(
-        &self,
-        groups: &Receiver<TokenizedGroup>,
-        permits: &Receiver<()>,
-        packer: &mut Packer,
-        progress: &mut Progress,
-        total: &AtomicU64,
-    ) -> Result<()> {
-        let mut early = BTreeMap::new();
-        let mut next = packer.entries_done() / self.batching.images as u64;
-        for group in groups {
-            early.insert(group.group.index, group);
-            while let Some(TokenizedGroup { group, tokens }) = early.remove(&next) {
-                self.pack_group(group, &tokens, packer, progress)?;
-                next += 1;
-                permits.recv().context("a permit was lost; this is a bug")?;
-            }
-            let total = total.load(Ordering::Relaxed);
-            if total != u64::MAX {
-                progress.known_total(total);
-            }
-        }
-        Ok(())
-    }
-
-    fn pack_group(
-        &self,
-        group: PreparedGroup,
-        tokens: &[u16],
-        packer: &mut Packer,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        let per_image = tokens.len() / self.batching.images;
-        for ((entry, outcome), tokens) in group.items.into_iter().zip(tokens.chunks_exact(per_image)) {
-            if entry.index < packer.entries_done() {
-                continue;
-            }
-            progress.image(matches!(outcome, Outcome::Bad { .. }));
-            match outcome {
-                Outcome::Sample(sample) => packer.sample(&entry, &sample, tokens)?,
-                Outcome::Bad { reason, detail } => packer.quarantine(&entry, reason, &detail)?,
-            }
-        }
-        progress.tokens_per_view(per_image as u64 / u64::from(self.args.views));
-        Ok(())
-    }
-}
-
-/// Counts the listing for the progress bar's end, beside the build.
-fn count(source: &Source, total: &AtomicU64, stop: &AtomicBool) {
-    let mut images = 0;
-    for entry in source.entries() {
-        if entry.is_err() || stop.load(Ordering::Relaxed) {
-            return; // the scan itself reports the error
-        }
-        images += 1;
-    }
-    total.store(images, Ordering::Relaxed);
 }
 
 fn cores() -> usize {

@@ -1,17 +1,22 @@
 //! `beit-shard`: packs images into shards together with their dVAE tokens, and looks after the shards.
 //!
-//! Comes in: folders of images and a tokenizer. Goes out: `*.shard` files, a manifest and a catalog.
+//! Comes in: images in folders, tars or Parquet files, and a tokenizer. Goes out: `*.shard` files, a manifest and a catalog.
 //! Start at [`build`], which is the picture of the packing line; [`source`] lists the images.
 
 mod build;
 mod cat;
+mod fetch;
 mod listing;
+mod merge;
 mod pack;
+mod part;
+mod pixels;
 mod prepare;
 mod progress;
 mod repair;
 mod shards;
 mod source;
+mod stages;
 mod stats;
 mod tokenizer;
 mod verify;
@@ -45,6 +50,7 @@ enum Command {
     Build(build::Args),
     Ls(listing::Args),
     Cat(cat::Args),
+    Merge(merge::Args),
     Verify(verify::Args),
     Repair(repair::Args),
     Stats(stats::Args),
@@ -73,6 +79,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build(args) => build::run(&args),
         Command::Ls(args) => listing::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Cat(args) => cat::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Merge(args) => merge::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Stats(args) => stats::run(&args).map(|()| ExitCode::SUCCESS),

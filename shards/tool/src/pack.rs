@@ -3,15 +3,20 @@
 //! A shard remembers which stretch of the listing it was made from and a digest of that stretch. A later run opens the
 //! shards that are there, checks that they are of the same data set and listing, and goes on behind them.
 
+use crate::part::{PART_FILE, Stretch};
+use crate::pixels::Pixels;
 use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::source::Entry;
+use crate::stages::{CpuSeconds, Stages, timed};
 use anyhow::{Context, Result, bail, ensure};
 use beit_shards::{
-    Covered, Io, MANIFEST_FILE, Record, SampleId, SetSpec, Shard, ShardInfo, ShardWriter, ViewTokens,
+    Covered, Io, MANIFEST_FILE, Manifest, Record, SampleId, SetSpec, Shard, ShardInfo, ShardWriter,
+    ViewTokens,
 };
 use beit_views::PayloadKind;
 use serde::Serialize;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// How many bad files a message names.
@@ -23,6 +28,9 @@ pub struct Packer {
     spec: SetSpec,
     classes: Vec<String>,
     shard_size: u64,
+    pixels: Pixels,
+    /// What of the listing is packed here, and as which shards.
+    stretch: Stretch,
     /// Published shards, in order.
     done: Vec<ShardInfo>,
     covered: Vec<Covered>,
@@ -56,8 +64,12 @@ pub struct Summary {
     seconds: f64,
     images_per_s: f64,
     tokens_per_s: f64,
+    cpu_seconds: CpuSeconds,
     digest: String,
     out: String,
+    /// What to type now.
+    #[serde(skip)]
+    next: String,
 }
 
 impl Packer {
@@ -65,7 +77,13 @@ impl Packer {
     ///
     /// # Errors
     /// another build at work there; shards of another tokenizer, seed or view specification, or damaged ones
-    pub fn open(out: &Path, spec: SetSpec, classes: Vec<String>, shard_size: u64) -> Result<Self> {
+    pub fn open(
+        out: &Path,
+        spec: SetSpec,
+        classes: Vec<String>,
+        (shard_size, pixels): (u64, Pixels),
+        stretch: Stretch,
+    ) -> Result<Self> {
         std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
         let mut packer = Self {
             _lock: lock(out)?,
@@ -73,6 +91,8 @@ impl Packer {
             spec,
             classes,
             shard_size,
+            pixels,
+            stretch,
             done: Vec::new(),
             covered: Vec::new(),
             named: Vec::new(),
@@ -81,8 +101,9 @@ impl Packer {
             complete: out.join(MANIFEST_FILE).exists(),
             current: None,
         };
+        packer.check_is_no_merged_set()?;
         loop {
-            let path = out.join(beit_shards::shard_file_name(packer.done.len() as u64));
+            let path = out.join(beit_shards::shard_file_name(packer.next_shard()));
             if !path.exists() {
                 return Ok(packer);
             }
@@ -90,6 +111,28 @@ impl Packer {
                 .with_context(|| format!("going on behind {}; delete it to pack it again", path.display()))?;
             packer.take_over(&shard)?;
         }
+    }
+
+    /// A build cannot go on behind shards of several parts: their numbers have gaps.
+    fn check_is_no_merged_set(&self) -> Result<()> {
+        ensure!(
+            !self.stretch.is_whole() || !self.out.join(PART_FILE).exists(),
+            "{} holds one part of a set; give the same --part, or another --out",
+            self.out.display()
+        );
+        let Ok(manifest) = Manifest::read(&self.out) else { return Ok(()) };
+        let numbers = self.stretch.first_shard..;
+        let ours = manifest
+            .shards
+            .iter()
+            .zip(numbers)
+            .all(|(s, number)| s.file == beit_shards::shard_file_name(number));
+        ensure!(
+            ours,
+            "{} was merged from parts, or is another part; build into a fresh --out, and merge anew for changed parts",
+            self.out.display()
+        );
+        Ok(())
     }
 
     fn take_over(&mut self, shard: &Shard) -> Result<()> {
@@ -100,7 +143,7 @@ impl Packer {
             );
         }
         let footer = shard.footer();
-        let expected = self.entries_done();
+        let expected = self.next_entry();
         ensure!(
             footer.covered.first_entry == expected && footer.classes as usize == self.classes.len(),
             "{} was made from another listing of the source (it starts at entry {} with {} classes; expected entry \
@@ -125,6 +168,20 @@ impl Packer {
         self.samples + self.quarantined
     }
 
+    /// Position in the whole listing of the first entry that is neither packed nor quarantined.
+    pub fn next_entry(&self) -> u64 {
+        self.stretch.entries.start + self.entries_done()
+    }
+
+    /// Position in the whole listing of the first entry of this build.
+    pub fn first_entry(&self) -> u64 {
+        self.stretch.entries.start
+    }
+
+    fn next_shard(&self) -> u64 {
+        self.stretch.first_shard + self.done.len() as u64
+    }
+
     /// Published shards.
     pub fn shards_done(&self) -> usize {
         self.done.len()
@@ -132,7 +189,11 @@ impl Packer {
 
     /// What the scan needs to check the listing against finished shards.
     pub fn resume_point(&self) -> Resume {
-        Resume { covered: self.covered.clone(), complete: self.complete }
+        Resume {
+            covered: self.covered.clone(),
+            complete: self.complete,
+            entries: self.stretch.entries.clone(),
+        }
     }
 
     /// Packs the next entry of the listing; `tokens` is `[K, grid]`.
@@ -179,7 +240,13 @@ impl Packer {
 
     fn current(&mut self, entry: &Entry) -> Result<&mut Current> {
         if self.current.is_none() {
-            let writer = ShardWriter::create(&self.out, self.done.len() as u64, &self.spec, &self.classes)?;
+            ensure!(
+                (self.done.len() as u64) < self.stretch.most_shards,
+                "a part has at most {} shards; choose a larger --shard-size",
+                self.stretch.most_shards
+            );
+            let mut writer = ShardWriter::create(&self.out, self.next_shard(), &self.spec, &self.classes)?;
+            writer.keep_rgb_plain(self.pixels.plain());
             self.current = Some(Current { writer, first_entry: entry.index, stretch: blake3::Hasher::new() });
         }
         let current = self.current.as_mut().context("a shard was just started")?;
@@ -209,10 +276,11 @@ impl Packer {
     }
 
     /// Publishes the last shard, then the manifest and the catalog, unless too many images are bad.
-    pub fn finish(mut self, max_bad: f64, progress: &Progress) -> Result<Summary> {
-        self.cut()?;
+    pub fn finish(mut self, max_bad: f64, progress: &Progress, stages: &Stages) -> Result<Summary> {
+        timed(&stages.write, || self.cut())?;
         let entries = self.entries_done();
-        if entries == 0 {
+        let whole = self.stretch.is_whole();
+        if entries == 0 && whole {
             std::fs::remove_dir(&self.out).ok(); // made for nothing, unless something else is in it
             bail!("no images in the source: its class folders are empty, nothing was packed");
         }
@@ -227,9 +295,16 @@ impl Packer {
             if self.quarantined > self.named.len() as u64 { ", …" } else { "" },
             (self.quarantined as f64 * 100.0 / entries as f64).ceil()
         );
-        ensure!(self.samples > 0, "not one of {entries} images could be used: {}", self.named.join(", "));
-        let manifest =
-            beit_shards::publish_manifest(&self.out, &self.spec, &self.classes, self.done.len() as u64)?;
+        ensure!(
+            self.samples > 0 || !whole,
+            "not one of {entries} images could be used: {}",
+            self.named.join(", ")
+        );
+        let numbers: Vec<u64> = (self.stretch.first_shard..self.next_shard()).collect();
+        let manifest = timed(&stages.write, || {
+            let first = self.stretch.entries.start;
+            beit_shards::publish_shards(&self.out, &self.spec, &self.classes, &numbers, first)
+        })?;
         let tokens = progress.done() * u64::from(self.spec.views) * self.spec.tokens() as u64;
         Ok(Summary {
             samples: self.samples,
@@ -241,7 +316,9 @@ impl Packer {
             seconds: progress.seconds(),
             images_per_s: progress.images_per_s(),
             tokens_per_s: tokens as f64 / progress.seconds().max(1e-9),
+            cpu_seconds: stages.seconds(),
             digest: manifest.digest().to_string(),
+            next: self.stretch.next(&self.out),
             out: self.out.display().to_string(),
         })
     }
@@ -260,11 +337,8 @@ impl Summary {
             self.out
         );
         println!(
-            "{:.1} s, {:.1} images/s, {:.0} tokens/s. Next: beit-shard verify {out}, or beit-daemon start --shards {out}",
-            self.seconds,
-            self.images_per_s,
-            self.tokens_per_s,
-            out = self.out
+            "{:.1} s, {:.1} images/s, {:.0} tokens/s; processor time: {}. Next: {}",
+            self.seconds, self.images_per_s, self.tokens_per_s, self.cpu_seconds, self.next
         );
     }
 }
@@ -273,12 +347,19 @@ impl Summary {
 pub struct Resume {
     covered: Vec<Covered>,
     complete: bool,
+    /// What of the listing is this build's.
+    entries: Range<u64>,
 }
 
 impl Resume {
     /// The first entry that no finished shard covers.
     pub fn first_entry(&self) -> u64 {
-        self.covered.last().map_or(0, |last| last.first_entry + last.entries)
+        self.covered.last().map_or(self.entries.start, |last| last.first_entry + last.entries)
+    }
+
+    /// The last entry and one.
+    pub fn end(&self) -> u64 {
+        self.entries.end
     }
 
     /// Compares the listing with what finished shards were made from.
@@ -297,6 +378,9 @@ pub struct ListingCheck<'a> {
 impl ListingCheck<'_> {
     /// The next entry of the listing.
     pub fn entry(&mut self, entry: &Entry) -> Result<()> {
+        if !self.resume.entries.contains(&entry.index) {
+            return Ok(());
+        }
         let Some(covered) = self.resume.covered.get(self.shard) else {
             ensure!(
                 !self.resume.complete,

@@ -1,8 +1,21 @@
 //! Decode and render: one group of images becomes payloads and token views, ready for the tokenizer.
 
+use crate::fetch::fetch;
+use crate::pixels::Pixels;
 use crate::source::Entry;
+use crate::stages::{Stages, timed};
 use beit_shards::SampleId;
 use beit_views::{DecodeError, Limits, PayloadKind, Renderer, RgbImage, SeedKey, View, ViewSpec};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Images of more pixels than this are in memory one at a time, so that a few giants (or bombs) do not fill it.
+const LARGE: u64 = 32 << 20;
+/// Most scans of a progressive JPEG; encoders write about ten, and each costs as much as a baseline image.
+const MOST_SCANS: u32 = 100;
+
+/// Held while a large image is in memory.
+static LARGE_IMAGE: Mutex<()> = Mutex::new(());
 
 /// Images that are tokenized together: the batches that their views make follow from the listing alone, whatever happens
 /// to single images, so that no token depends on a bad neighbour, on the number of jobs or on where a killed build went on.
@@ -67,39 +80,48 @@ impl Batching {
     }
 }
 
+/// What every image of a set is made with.
+#[derive(Clone, Copy)]
+pub struct Making<'a> {
+    pub spec: &'a ViewSpec,
+    pub seed: u64,
+    pub views: u32,
+    pub pixels: Pixels,
+}
+
 /// Renders groups; one per worker thread.
 pub struct Preparer<'a> {
-    spec: &'a ViewSpec,
-    seed: u64,
-    views: u32,
+    making: Making<'a>,
     batching: Batching,
     limits: Limits,
     renderer: Renderer,
+    stages: &'a Stages,
 }
 
 impl<'a> Preparer<'a> {
-    pub fn new(spec: &'a ViewSpec, seed: u64, views: u32) -> Self {
-        let batching = Batching::of(views, spec.token_px);
-        Self { spec, seed, views, batching, limits: Limits::default(), renderer: Renderer::new() }
+    pub fn new(making: Making<'a>, stages: &'a Stages) -> Self {
+        let batching = Batching::of(making.views, making.spec.token_px);
+        let limits = Limits { max_scans: MOST_SCANS, ..Limits::default() };
+        Self { making, batching, limits, renderer: Renderer::new(), stages }
     }
 
     /// Reads, decodes and renders every entry of the group.
     pub fn prepare(&mut self, group: Group) -> PreparedGroup {
-        let px = self.spec.token_px;
-        let image_bytes = self.views as usize * view_bytes(px);
+        let image_bytes = self.making.views as usize * view_bytes(self.making.spec.token_px);
         let mut views = vec![0; self.batching.images * image_bytes];
         let mut items = Vec::with_capacity(group.entries.len());
-        for (entry, out) in group.entries.into_iter().zip(views.chunks_exact_mut(image_bytes)) {
-            let outcome = self.prepare_image(&entry, out);
+        for (mut entry, out) in group.entries.into_iter().zip(views.chunks_exact_mut(image_bytes)) {
+            let outcome = self.prepare_image(&mut entry, out);
+            self.stages.images.fetch_add(1, Ordering::Relaxed);
             items.push((entry, outcome));
         }
         PreparedGroup { index: group.index, items, views }
     }
 
-    fn prepare_image(&mut self, entry: &Entry, out: &mut [u8]) -> Outcome {
-        let bytes = match std::fs::read(&entry.file) {
+    fn prepare_image(&mut self, entry: &mut Entry, out: &mut [u8]) -> Outcome {
+        let bytes = match timed(&self.stages.read, || fetch(&mut entry.place, &self.limits)) {
             Ok(bytes) => bytes,
-            Err(error) => return Outcome::Bad { reason: "unreadable", detail: error.to_string() },
+            Err(refusal) => return Outcome::Bad { reason: refusal.reason, detail: refusal.detail },
         };
         self.render(&bytes, SampleId::of_path(&entry.path), out).unwrap_or_else(|error| {
             out.fill(0);
@@ -108,24 +130,32 @@ impl<'a> Preparer<'a> {
     }
 
     fn render(&mut self, bytes: &[u8], id: SampleId, out: &mut [u8]) -> Result<Outcome, DecodeError> {
-        let image: RgbImage = beit_views::decode(bytes, &self.limits)?;
-        let (kind, payload) = beit_views::pack_payload(bytes, &image)?;
-        let mut greys = Vec::with_capacity(self.views as usize);
-        for (k, out) in out.chunks_exact_mut(view_bytes(self.spec.token_px)).enumerate() {
-            let view =
-                View::draw(self.spec, image.width, image.height, SeedKey::view(self.seed, id.0, k as u32));
-            let grey = beit_views::contrast_grey(&image, &view.jitter);
-            self.renderer.render_image(
-                &image,
-                &view,
-                grey,
-                self.spec.token_px,
-                self.spec.token_interpolation,
-                out,
-            );
-            greys.push(grey);
-        }
+        let Making { spec, seed, views, pixels } = self.making;
+        let stages = self.stages;
+        let (image, _alone) = timed(&stages.decode, || self.decode(bytes))?;
+        let (image, kind, payload) = timed(&stages.relayout, || pixels.keep(bytes, image))?;
+        let mut greys = Vec::with_capacity(views as usize);
+        timed(&stages.render, || {
+            for (k, out) in out.chunks_exact_mut(view_bytes(spec.token_px)).enumerate() {
+                let view = View::draw(spec, image.width, image.height, SeedKey::view(seed, id.0, k as u32));
+                let grey = beit_views::contrast_grey(&image, &view.jitter);
+                self.renderer.render_image(&image, &view, grey, spec.token_px, spec.token_interpolation, out);
+                greys.push(grey);
+            }
+        });
         Ok(Outcome::Sample(Prepared { width: image.width, height: image.height, kind, payload, greys }))
+    }
+
+    /// Decodes; a large image only while no other large one is in memory.
+    fn decode(&self, bytes: &[u8]) -> Result<(RgbImage, Option<MutexGuard<'static, ()>>), DecodeError> {
+        let small = Limits { max_pixels: LARGE.min(self.limits.max_pixels), ..self.limits };
+        match beit_views::decode(bytes, &small) {
+            Err(DecodeError::TooLarge { .. }) => {
+                let alone = LARGE_IMAGE.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok((beit_views::decode(bytes, &self.limits)?, Some(alone)))
+            }
+            decoded => Ok((decoded?, None)),
+        }
     }
 }
 

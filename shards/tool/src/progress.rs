@@ -16,6 +16,8 @@ pub struct Progress {
     /// Images packed or quarantined by this process.
     done: u64,
     quarantined: u64,
+    /// How far the listing is, until its end is known.
+    listing: String,
     on_terminal: bool,
 }
 
@@ -41,13 +43,20 @@ impl Progress {
             views: u64::from(views),
             done: 0,
             quarantined: 0,
+            listing: String::new(),
             on_terminal,
         }
     }
 
-    /// The scan has come this far (or to its end).
-    pub fn known_total(&self, images: u64) {
-        self.bar.set_length(images);
+    /// The listing has this many images so far, or altogether.
+    pub fn listed(&mut self, images: u64, all: bool) {
+        if all {
+            self.bar.set_length(images);
+            self.listing = String::new();
+        } else {
+            let rate = images as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+            self.listing = format!("listed {} files, {}/s  ", HumanCount(images), HumanCount(rate as u64));
+        }
     }
 
     /// One image was packed, with this many tokens per view, or kept out.
@@ -62,6 +71,8 @@ impl Progress {
                 of = self.bar.length(),
                 quarantined = self.quarantined,
                 images_per_s = format_args!("{:.1}", self.images_per_s()),
+                eta_s = self.eta_seconds(),
+                listing = self.listing.trim_end(),
                 "Packing."
             );
         }
@@ -74,12 +85,18 @@ impl Progress {
             0 => String::new(),
             n => format!("{n} quarantined  "),
         };
-        self.bar.set_message(format!("{} tokens/s  {bad}", HumanCount(rate as u64)));
+        self.bar.set_message(format!("{} tokens/s  {bad}{}", HumanCount(rate as u64), self.listing));
     }
 
     /// Images per second of this process so far.
     pub fn images_per_s(&self) -> f64 {
         self.done as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Seconds to go at the rate so far, once the listing's end is known.
+    fn eta_seconds(&self) -> Option<u64> {
+        let left = self.bar.length()?.checked_sub(self.bar.position())?;
+        Some((left as f64 / self.images_per_s().max(1e-9)) as u64)
     }
 
     /// Images this process has dealt with.

@@ -5,9 +5,11 @@
 //! stays as it is. So a repair can fail, but not make anything worse.
 
 use crate::pack;
-use crate::prepare::{Group, Outcome, Prepared, Preparer};
+use crate::pixels::Pixels;
+use crate::prepare::{Group, Making, Outcome, Prepared, Preparer};
 use crate::shards;
 use crate::source::{Entry, Source};
+use crate::stages::Stages;
 use anyhow::{Context, Result, bail, ensure};
 use beit_shards::{
     Covered, Io, Manifest, PAYLOAD_JPEG, PAYLOAD_RGB, Record, Salvage, Salvaged, SampleId, SetSpec, Shard,
@@ -17,6 +19,7 @@ use beit_tokenizer::Tokenizer;
 use beit_views::{PayloadKind, ViewSpec};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -145,7 +148,7 @@ impl Truth {
         let lost = match Manifest::read(dir) {
             Ok(manifest) => {
                 ensure!(
-                    manifest.classes == source.classes,
+                    manifest.classes == source.classes(),
                     "the source has other classes than {}: give the sources as they were given to build",
                     dir.display()
                 );
@@ -168,17 +171,17 @@ impl Truth {
         let spec = first.spec().clone();
         let entries = shards.iter().map(|shard| shard.footer().covered.entries).sum();
         let mut listed = 0;
-        for entry in source.entries() {
-            entry?;
+        source.walk(&(0..0), &mut |_| {
             listed += 1;
-        }
+            Ok(ControlFlow::Continue(()))
+        })?;
         ensure!(
             listed == entries && shards.iter().all(|shard| shard.spec().difference(&spec).is_none()),
             "{lost}; and its shards are not all there: they cover {entries} of {listed} entries of the source; run \
              `beit-shard build` again, it goes on behind them"
         );
         let shards = shards.iter().map(Shard::info).collect();
-        Ok(Self { spec, classes: source.classes.clone(), shards, entries, published: false })
+        Ok(Self { spec, classes: source.classes().to_vec(), shards, entries, published: false })
     }
 
     /// The damaged shards, each with the first thing that is wrong, and whether the catalog is to be written again.
@@ -215,7 +218,7 @@ impl Truth {
     }
 
     fn publish(&self, dir: &Path, source: &Source) -> Result<()> {
-        let classes = if self.published { &self.classes } else { &source.classes };
+        let classes = if self.published { &self.classes } else { source.classes() };
         beit_shards::publish_manifest(dir, &self.spec, classes, self.shards.len() as u64)?;
         Ok(())
     }
@@ -244,13 +247,15 @@ fn mend(
     let mut runs = runs(dir, set, damaged);
     // One pass over the listing; only the entries of damaged stretches are kept.
     let mut listed = 0;
-    for entry in source.entries() {
-        let entry = entry?;
+    let wanted = runs.iter().map(|run| run.first).min().unwrap_or(0)
+        ..runs.iter().map(|run| run.end).max().unwrap_or(0);
+    source.walk(&wanted, &mut |entry| {
         listed += 1;
         if let Some(run) = runs.iter_mut().find(|run| (run.first..run.end).contains(&entry.index)) {
             run.entries.push(entry);
         }
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     if listed != set.entries {
         eprintln!(
             "beit-shard: the source has {listed} images now, {} when the set was built: files were added or removed, so \
@@ -259,11 +264,15 @@ fn mend(
         );
     }
     let view_spec: ViewSpec = set.spec.view_spec.parse().context("reading the set's view specification")?;
+    let pixels: Pixels = set.spec.payload.parse()?;
+    let (seed, views) = (set.spec.seed, set.spec.views);
+    let stages = Stages::start();
     let mut maker = Maker {
         args,
         spec: &set.spec,
         view_px: view_spec.token_px,
-        preparer: Preparer::new(&view_spec, set.spec.seed, set.spec.views),
+        pixels,
+        preparer: Preparer::new(Making { spec: &view_spec, seed, views, pixels }, &stages),
         tokenizer: None,
     };
     for run in &runs {
@@ -356,6 +365,7 @@ struct Maker<'a> {
     args: &'a Args,
     spec: &'a SetSpec,
     view_px: u32,
+    pixels: Pixels,
     preparer: Preparer<'a>,
     /// Loaded when the first token is lost.
     tokenizer: Option<Tokenizer>,
@@ -425,6 +435,7 @@ impl Again<'_> {
             .map(|record| (record.path.as_str(), record))
             .collect();
         let mut writer = ShardWriter::create(dir, self.number as u64, &set.spec, &set.classes)?;
+        writer.keep_rgb_plain(maker.pixels.plain());
         let mut stretch = blake3::Hasher::new();
         let first = self.entries.first().map_or(self.run.end, |entry| entry.index);
         for entry in self.entries {

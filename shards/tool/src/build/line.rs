@@ -1,0 +1,244 @@
+//! The line: the stages of one build, wired.
+
+use crate::pack::{Packer, Resume};
+use crate::prepare::{Batching, Group, Making, Outcome, PreparedGroup, Preparer};
+use crate::progress::Progress;
+use crate::source::{Entry, Source};
+use crate::stages::{Stages, thread_ns, timed};
+use anyhow::{Context, Result, anyhow, bail};
+use beit_tokenizer::Tokenizer;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Everything the stages of one build share.
+pub struct Line<'a> {
+    pub source: &'a Source,
+    pub making: Making<'a>,
+    pub batching: Batching,
+    /// One per device; each has a thread of its own.
+    pub tokenizers: &'a [Tokenizer],
+    /// Threads that decode and render.
+    pub jobs: usize,
+    pub stages: &'a Stages,
+    pub stop: &'a AtomicBool,
+}
+
+/// A group with the tokens of all its views, `images × K × grid`.
+struct TokenizedGroup {
+    group: PreparedGroup,
+    tokens: Vec<u16>,
+}
+
+/// The listing's length, as far as it is known.
+#[derive(Default)]
+struct Total {
+    seen: AtomicU64,
+    known: AtomicBool,
+    /// The count found a source that cannot be read; the scan need not come to it first.
+    failed: AtomicBool,
+}
+
+impl Line<'_> {
+    pub fn run(&self, packer: &mut Packer, progress: &mut Progress) -> Result<()> {
+        let in_flight = 2 * (self.jobs + self.tokenizers.len());
+        let (permit, permits) = bounded::<()>(in_flight);
+        let (to_prepare, groups) = bounded(in_flight);
+        let (to_tokenize, prepared) = bounded(in_flight);
+        let (to_pack, tokenized) = bounded(in_flight);
+        let total = Total::default();
+        std::thread::scope(|scope| {
+            let total = &total;
+            let resume = packer.resume_point();
+            let count = scope.spawn({
+                let resume = packer.resume_point();
+                move || self.count(&resume, total)
+            });
+            let scan = scope.spawn(move || self.scan(&resume, &permit, &to_prepare, total));
+            for _ in 0..self.jobs {
+                let (groups, to_tokenize) = (groups.clone(), to_tokenize.clone());
+                scope.spawn(move || self.prepare(&groups, &to_tokenize));
+            }
+            drop((groups, to_tokenize));
+            let tokenize: Vec<_> = self
+                .tokenizers
+                .iter()
+                .map(|tokenizer| {
+                    let (prepared, to_pack) = (prepared.clone(), to_pack.clone());
+                    scope.spawn(move || self.tokenize(tokenizer, &prepared, &to_pack))
+                })
+                .collect();
+            drop((prepared, to_pack));
+            let packed = self.pack(&tokenized, &permits, packer, progress, total);
+            // Hanging up both ends lets every stage above run out, whatever went wrong here.
+            drop((tokenized, permits));
+            let scanned = scan.join().map_err(|_| anyhow!("the scan panicked; this is a bug"))?;
+            let counted = count.join().map_err(|_| anyhow!("the count panicked; this is a bug"))?;
+            let mut tokens = Ok(());
+            for thread in tokenize {
+                tokens =
+                    tokens.and(thread.join().map_err(|_| anyhow!("the tokenizer panicked; this is a bug"))?);
+            }
+            packed.and(counted).and(scanned).and(tokens)
+        })
+    }
+
+    /// Counts the listing for the progress bar's end, beside the build; finds damaged sources early.
+    fn count(&self, resume: &Resume, total: &Total) -> Result<()> {
+        let counted = self.source.count(&mut |entries| {
+            let seen = total.seen.fetch_add(entries, Ordering::Relaxed) + entries;
+            match self.stop.load(Ordering::Relaxed) || seen >= resume.end() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        total.seen.fetch_min(resume.end(), Ordering::Relaxed);
+        total.known.store(counted.is_ok(), Ordering::Release);
+        total.failed.store(counted.is_err(), Ordering::Relaxed);
+        counted
+    }
+
+    /// Lists the source, checks what earlier runs have packed against it, and sends the rest on in groups.
+    fn scan(&self, resume: &Resume, permit: &Sender<()>, out: &Sender<Group>, total: &Total) -> Result<()> {
+        let size = self.batching.images as u64;
+        // A group that a finished shard cut in two is prepared whole once more, for the same batches.
+        let wanted = resume.first_entry() / size * size..resume.end();
+        let mut check = resume.check();
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut ended = true;
+        let mut before = thread_ns();
+        self.source.walk(&wanted, &mut |entry| {
+            let index = entry.index;
+            if index >= wanted.end {
+                return Ok(ControlFlow::Break(()));
+            }
+            check.entry(&entry)?;
+            if index < wanted.start {
+                if self.stop.load(Ordering::Relaxed) {
+                    ended = false;
+                    return Ok(ControlFlow::Break(()));
+                }
+                return Ok(ControlFlow::Continue(()));
+            }
+            entries.push(entry);
+            if (index + 1).is_multiple_of(size) {
+                let now = thread_ns();
+                self.stages.scan.fetch_add(now - before, Ordering::Relaxed);
+                before = now;
+                if !self.send(&mut entries, index / size, permit, out, total) {
+                    ended = false;
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.stages.scan.fetch_add(thread_ns() - before, Ordering::Relaxed);
+        if !ended {
+            return Ok(());
+        }
+        check.end()?;
+        if let Some(last) = entries.last() {
+            let group = last.index / size;
+            self.send(&mut entries, group, permit, out, total);
+        }
+        Ok(())
+    }
+
+    /// Hands a group on; `false` when nobody listens any more, the user wants to stop, or the source is damaged.
+    fn send(
+        &self,
+        entries: &mut Vec<Entry>,
+        index: u64,
+        permit: &Sender<()>,
+        out: &Sender<Group>,
+        total: &Total,
+    ) -> bool {
+        !self.stop.load(Ordering::SeqCst)
+            && !total.failed.load(Ordering::Relaxed)
+            && permit.send(()).is_ok()
+            && out.send(Group { index, entries: std::mem::take(entries) }).is_ok()
+    }
+
+    fn prepare(&self, groups: &Receiver<Group>, out: &Sender<PreparedGroup>) {
+        let mut preparer = Preparer::new(self.making, self.stages);
+        for group in groups {
+            if out.send(preparer.prepare(group)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn tokenize(
+        &self,
+        tokenizer: &Tokenizer,
+        groups: &Receiver<PreparedGroup>,
+        out: &Sender<TokenizedGroup>,
+    ) -> Result<()> {
+        let px = self.making.spec.token_px;
+        let view_bytes = (px * px * 3) as usize;
+        for group in groups {
+            if self.stop.load(Ordering::SeqCst) {
+                break; // the full-size dVAE takes seconds per group: don't let a Ctrl-C wait for them
+            }
+            let mut tokens = Vec::new();
+            for views in group.views.chunks(self.batching.views * view_bytes) {
+                tokenizer.encode(views, views.len() / view_bytes, px, &mut tokens).context("tokenizing")?;
+            }
+            if out.send(TokenizedGroup { group, tokens }).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Restores the listing's order and packs.
+    fn pack(
+        &self,
+        groups: &Receiver<TokenizedGroup>,
+        permits: &Receiver<()>,
+        packer: &mut Packer,
+        progress: &mut Progress,
+        total: &Total,
+    ) -> Result<()> {
+        let mut early = BTreeMap::new();
+        let mut next = packer.next_entry() / self.batching.images as u64;
+        for group in groups {
+            early.insert(group.group.index, group);
+            while let Some(TokenizedGroup { group, tokens }) = early.remove(&next) {
+                timed(&self.stages.write, || self.pack_group(group, &tokens, packer, progress))?;
+                next += 1;
+                permits.recv().context("a permit was lost; this is a bug")?;
+            }
+            let first = packer.first_entry();
+            let known = total.known.load(Ordering::Acquire);
+            progress.listed(total.seen.load(Ordering::Relaxed).saturating_sub(first), known);
+        }
+        if !early.is_empty() && !self.stop.load(Ordering::SeqCst) && !total.failed.load(Ordering::Relaxed) {
+            bail!("a group of images was lost on the way; this is a bug");
+        }
+        Ok(())
+    }
+
+    fn pack_group(
+        &self,
+        group: PreparedGroup,
+        tokens: &[u16],
+        packer: &mut Packer,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let per_image = tokens.len() / self.batching.images;
+        for ((entry, outcome), tokens) in group.items.into_iter().zip(tokens.chunks_exact(per_image)) {
+            if entry.index < packer.next_entry() {
+                continue;
+            }
+            progress.image(matches!(outcome, Outcome::Bad { .. }));
+            match outcome {
+                Outcome::Sample(sample) => packer.sample(&entry, &sample, tokens)?,
+                Outcome::Bad { reason, detail } => packer.quarantine(&entry, reason, &detail)?,
+            }
+        }
+        progress.tokens_per_view(per_image as u64 / u64::from(self.making.views));
+        Ok(())
+    }
+}
