@@ -74,7 +74,7 @@ impl Batch<'_> {
 
     /// The epoch of its first sample.
     pub fn epoch(&self) -> u64 {
-        self.shared.position(self.full.rank(), self.full.step(), 0) / self.shared.order.samples()
+        self.shared.order.place(self.shared.position(self.full.rank(), self.full.step(), 0)).0
     }
 
     /// Red, green and blue of each pixel of each view: `[B, S, S, 3]`.

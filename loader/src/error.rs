@@ -1,6 +1,7 @@
 //! What can go wrong between a set of shards and a batch.
 
 use crate::corrupt::CorruptRecord;
+use crate::order::Generation;
 use beit_views::{MaskError, PatchGrid, ViewSpecError};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -55,6 +56,17 @@ pub enum LoaderError {
         first_step: u64,
         /// Samples of a step over all ranks.
         global_batch: u64,
+    },
+    /// Generations that do not follow each other, or have other samples than the set.
+    #[error(
+        "the set has {samples} samples, which is not what the run remembers of how it grew ({generations:?}); give the run the \
+         set that it began with"
+    )]
+    Generations {
+        /// Samples of the set.
+        samples: u64,
+        /// What was asked for.
+        generations: Vec<Generation>,
     },
     /// Windows of blocks beyond counting.
     #[error(

@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::order::Order;
 use crate::ring::{Over, Shape};
 use crate::slot::{Consumer, SampleSize, Slots};
-use crate::stats::LoaderStats;
+use crate::stats::{LoaderStats, RankStats};
 use crate::worker::Worker;
 use beit_views::ViewSpec;
 use std::any::Any;
@@ -55,10 +55,13 @@ impl Loader {
             let slot_bytes = size.slot_bytes(shape.batch);
             return Err(LoaderError::Memory { ranks, slots: options.slots, slot_bytes });
         };
-        let (samples, views) = (options.shards.len(), options.shards.spec().views);
-        let order = Order::shuffled(options.seed, samples, views, options.shuffle);
+        let views = options.shards.spec().views;
+        let order = Order::grown(options.seed, &options.generations(), views, options.shuffle);
         let ahead = Ahead::new(&options, &order);
-        let (stats, failure) = (Arc::new(LoaderStats::new(ranks)), OnceLock::new());
+        let (stats, failure) =
+            (options.stats.clone().unwrap_or_else(|| Arc::new(LoaderStats::new(ranks))), OnceLock::new());
+        // What an earlier loader had made ready and nobody took is gone.
+        stats.ranks.iter().for_each(RankStats::forget_ready);
         let shared = Arc::new(Shared { options, spec, order, ahead, slots, stats, failure });
         shared.fetch_first();
         let consumers = consumers.into_iter().map(Some).collect();

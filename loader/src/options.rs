@@ -2,7 +2,8 @@
 
 use crate::corrupt::CorruptRecord;
 use crate::error::LoaderError;
-use crate::order::Shuffle;
+use crate::order::{Generation, Shuffle};
+use crate::stats::LoaderStats;
 use beit_shards::ShardSet;
 use beit_views::{Interpolation, MaskSpec, PatchGrid, ViewSpec};
 use std::fmt;
@@ -41,6 +42,10 @@ pub struct Options {
     pub first_step: u64,
     /// Different corrupt records that are replaced before the run is given up.
     pub max_corrupt: u64,
+    /// How the set has grown since the run began, oldest first; empty: it is as it was.
+    pub generations: Vec<Generation>,
+    /// Counters that go on from an earlier loader of the same ranks; `None`: new ones.
+    pub stats: Option<Arc<LoaderStats>>,
     /// How epochs are shuffled; part of what a run is, like the seed.
     pub shuffle: Shuffle,
     /// Samples, over all local ranks, that the kernel is asked to fetch ahead of their turn; 0: none. In an order of
@@ -70,6 +75,8 @@ impl Options {
             slots: 3,
             first_step: 0,
             max_corrupt: 100,
+            generations: Vec::new(),
+            stats: None,
             shuffle: Shuffle::Full,
             read_ahead: 64,
             on_corrupt: None,
@@ -126,7 +133,35 @@ impl Options {
                 return Err(LoaderError::Window { block_samples, window_blocks });
             }
         }
+        self.check_generations()?;
         spec.view_spec.parse().map_err(|source| LoaderError::ViewSpec { dir: dir(), source })
+    }
+}
+
+impl Options {
+    /// The generations of the set, at least one.
+    pub(crate) fn generations(&self) -> Vec<Generation> {
+        match self.generations.is_empty() {
+            true => vec![Generation::first(self.shards.len())],
+            false => self.generations.clone(),
+        }
+    }
+
+    /// Each generation begins where an epoch of the one before ends, and none has samples that the set has not.
+    fn check_generations(&self) -> Result<(), LoaderError> {
+        let generations = self.generations();
+        let sound = |generation: &Generation| (1..=self.shards.len()).contains(&generation.samples);
+        let follows = |pair: &[Generation]| {
+            let (before, after) = (pair[0], pair[1]);
+            let positions = after.position.checked_sub(before.position);
+            let epochs = after.epoch.checked_sub(before.epoch);
+            matches!((positions, epochs), (Some(positions), Some(epochs))
+                if epochs.checked_mul(before.samples) == Some(positions))
+        };
+        match generations.iter().all(sound) && generations.windows(2).all(follows) {
+            true => Ok(()),
+            false => Err(LoaderError::Generations { samples: self.shards.len(), generations }),
+        }
     }
 }
 

@@ -57,14 +57,34 @@ pub struct Placed {
     pub view: u32,
 }
 
-/// The order of a whole run over a set of fixed size.
+/// From a position on, epochs have these samples: a set may grow between two epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// First position with these samples: 0, or the end of an epoch of the generation before.
+    pub position: u64,
+    /// The epoch that starts there.
+    pub epoch: u64,
+    /// Samples of an epoch: the first ones of the set.
+    pub samples: u64,
+}
+
+impl Generation {
+    /// A set that was there from the start.
+    pub fn first(samples: u64) -> Generation {
+        Generation { position: 0, epoch: 0, samples }
+    }
+}
+
+/// The order of a whole run.
 ///
-/// Positions are counted from 0 and never end; each stretch of `samples` positions is one epoch and holds every
-/// sample exactly once. Every epoch has a permutation of its own, drawn from `(seed, epoch)`.
+/// Positions are counted from 0 and never end; each stretch of as many positions as there are samples is one epoch and
+/// holds every sample exactly once. Every epoch has a permutation of its own, drawn from `(seed, epoch)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
     seed: u64,
-    samples: u64,
+    /// The generation before the newest, or the newest again.
+    older: Generation,
+    newest: Generation,
     views: u32,
     shuffle: Shuffle,
 }
@@ -84,17 +104,33 @@ impl Order {
     /// when any number is 0, or a window of blocks has 2⁶³ samples or more; `Loader::start` refuses that with an
     /// error before it comes here
     pub fn shuffled(seed: u64, samples: u64, views: u32, shuffle: Shuffle) -> Order {
-        assert!(samples > 0 && views > 0, "an order needs samples and views");
+        Order::grown(seed, &[Generation::first(samples)], views, shuffle)
+    }
+
+    /// The order of a set that has grown, from the last generation but one on; earlier positions are never asked for again.
+    ///
+    /// # Panics
+    /// as [`Order::shuffled`], and when there is no generation
+    pub fn grown(seed: u64, generations: &[Generation], views: u32, shuffle: Shuffle) -> Order {
+        let (older, newest) = match *generations {
+            [.., older, newest] => (older, newest),
+            [only] => (only, only),
+            [] => panic!("an order needs a generation of samples"),
+        };
+        assert!(older.samples > 0 && newest.samples > 0 && views > 0, "an order needs samples and views");
         if let Shuffle::Blocks { block_samples, window_blocks } = shuffle {
             let window = block_samples.checked_mul(window_blocks);
             assert!(window.is_some_and(|window| (1..1 << 63).contains(&window)), "{shuffle:?} is no window");
         }
-        Order { seed, samples, views, shuffle }
+        Order { seed, older, newest, views, shuffle }
     }
 
     /// Samples of one epoch.
-    pub fn samples(&self) -> u64 {
-        self.samples
+    pub fn samples(&self, epoch: u64) -> u64 {
+        match epoch >= self.newest.epoch {
+            true => self.newest.samples,
+            false => self.older.samples,
+        }
     }
 
     /// How epochs are shuffled.
@@ -102,10 +138,16 @@ impl Order {
         self.shuffle
     }
 
+    /// Epoch and place within it of one position of the run.
+    pub fn place(&self, position: u64) -> (u64, u64) {
+        let of = if position >= self.newest.position { self.newest } else { self.older };
+        let since = position - of.position;
+        (of.epoch + since / of.samples, since % of.samples)
+    }
+
     /// Looks up one position of the run.
     pub fn at(&self, position: u64) -> Placed {
-        let epoch = position / self.samples;
-        let place = position % self.samples;
+        let (epoch, place) = self.place(position);
         Placed { epoch, place, sample: self.epoch(epoch).sample(place), view: self.view(epoch) }
     }
 
@@ -116,7 +158,7 @@ impl Order {
 
     /// The permutation of one epoch; keep it while positions stay within the epoch.
     pub fn epoch(&self, epoch: u64) -> EpochOrder {
-        let Order { seed, samples, .. } = *self;
+        let (seed, samples) = (self.seed, self.samples(epoch));
         let kind = match self.shuffle {
             Shuffle::Full => Kind::Full(Permutation::new(samples, keys(seed, epoch, Use::Samples))),
             Shuffle::Blocks { block_samples, window_blocks } => {
@@ -144,7 +186,7 @@ impl Epochs {
 
     /// See [`Order::at`].
     pub fn at(&mut self, position: u64) -> Placed {
-        let (epoch, place) = (position / self.order.samples, position % self.order.samples);
+        let (epoch, place) = self.order.place(position);
         Placed { epoch, place, sample: self.epoch(epoch).sample(place), view: self.order.view(epoch) }
     }
 

@@ -52,6 +52,10 @@ impl RankStats {
         let consumed = self.consumed.load(Ordering::Relaxed);
         self.published.load(Ordering::Relaxed).saturating_sub(consumed)
     }
+
+    pub(crate) fn forget_ready(&self) {
+        self.consumed.store(self.published.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
 impl LoaderStats {

@@ -102,12 +102,13 @@ impl<'a> Worker<'a> {
         let mut out = shared.slots.sample_mut(claim);
         let mut sample = placed.sample;
         let mut place = placed.place;
-        for _ in 0..shared.order.samples() {
+        let samples = shared.order.samples(placed.epoch);
+        for _ in 0..samples {
             match self.load(sample, placed, &mut out) {
                 Ok(()) => return Ok(()),
                 Err(damage) => self.report(sample, damage)?,
             }
-            place = (place + 1) % shared.order.samples();
+            place = (place + 1) % samples;
             sample = self.epochs.epoch(placed.epoch).sample(place);
         }
         Err(LoaderError::AllCorrupt { dir: shared.options.shards.dir().to_owned() })

@@ -15,6 +15,7 @@ pub use shelf::{Found, Published, Search, Shelf};
 
 use self::tensors::{pack, unpack};
 use crate::error::{TrainError, io};
+use crate::generation::Generation;
 use crate::step::Tensors;
 
 const MODEL: &str = "model.safetensors";
@@ -38,6 +39,9 @@ pub struct State {
     pub data_digest: String,
     /// Digest of the tokenizer's weights, in hex.
     pub tokenizer_digest: String,
+    /// How the data set has grown since the run began, from its first generation on.
+    #[serde(default)]
+    pub generations: Vec<Generation>,
     /// Of the newest step.
     pub metrics: Metrics,
     /// The plan of the start that wrote it.
@@ -88,6 +92,14 @@ pub(crate) fn write(
             (STATE, &|file| file.write_all(&state_text)),
         ],
     )
+}
+
+/// The state of the newest checkpoint in a run directory that can be read at all, unchecked: a look ahead, for planning.
+pub(crate) fn peek(run: &Path) -> Option<State> {
+    let folders = std::fs::read_dir(run.join("checkpoints")).ok()?;
+    let mut paths: Vec<PathBuf> = folders.flatten().map(|entry| entry.path().join(STATE)).collect();
+    paths.sort_unstable();
+    paths.iter().rev().find_map(|path| serde_json::from_slice(&std::fs::read(path).ok()?).ok())
 }
 
 /// Reads a checkpoint whose files have been checked, or are checked now.

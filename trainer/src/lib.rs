@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod control;
 pub mod evaluate;
 mod feed;
+mod generation;
 mod lock;
 mod log;
 pub mod run;

@@ -12,8 +12,10 @@ use beit_shards::{Io, ShardSet};
 use beit_views::{Interpolation, MaskSpec, PatchGrid, ViewSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint;
 use crate::device::{self, Device};
 use crate::error::TrainError;
+use crate::generation::Generations;
 use crate::model::ModelConfig;
 use crate::ranks::World;
 use crate::recipe::Recipe;
@@ -130,7 +132,9 @@ impl Plan {
     /// The data set can't be opened; whatever [`Plan::decide`] refuses.
     pub fn new(ask: Ask) -> Result<Plan, TrainError> {
         let set = open_set(&ask.shards, ask.recipe.io())?;
-        Plan::decide(ask, DataFacts::of(&set)?)
+        let data = DataFacts::of(&set)?;
+        let data = begun_with(&ask.run, &set, &data).unwrap_or(data);
+        Plan::decide(ask, data)
     }
 
     /// Checks an ask against a data set.
@@ -207,11 +211,6 @@ impl Plan {
     pub fn weight_decay(&self) -> Result<Schedule, TrainError> {
         Schedule::weight_decay(self.recipe.weight_decay, self.recipe.weight_decay_end, self.steps)
             .map_err(|error| TrainError::Plan(error.to_string()))
-    }
-
-    /// Epoch in which the first sample of `step` lies.
-    pub fn epoch(&self, step: u64) -> u64 {
-        step * self.global_batch / self.data.samples
     }
 
     /// Grid of patches, which is that of tokens.
@@ -306,6 +305,14 @@ impl Plan {
             (_, io) => io.to_owned(),
         }
     }
+}
+
+/// The facts that a run in `run` began with, if the set has grown since: its epochs and schedules stay as they were planned.
+fn begun_with(run: &Path, set: &ShardSet, now: &DataFacts) -> Option<DataFacts> {
+    let saved = checkpoint::peek(run)?;
+    Generations::resumed(&saved.generations, set)?;
+    let data: DataFacts = serde_json::from_value(saved.plan.get("data")?.clone()).ok()?;
+    Some(DataFacts { io: now.io.clone(), ..data })
 }
 
 /// Opens the shards of `folder`.

@@ -1,6 +1,7 @@
 //! A run from start to end: one thread per local rank, all fed by one loader, all stopping together.
 
 mod rank;
+mod supply;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -8,17 +9,20 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use beit_loader::Loader;
+use beit_shards::ShardSet;
 use serde_json::json;
 
 use crate::checkpoint::{self, Checkpoint, Shelf};
 use crate::control::Control;
 use crate::error::{TrainError, io, torch};
+use crate::generation::Generations;
 use crate::lock::RunLock;
 use crate::log::Log;
 use crate::plan::{DataFacts, Plan, open_set};
 use crate::ranks::{Comm, open};
 use crate::stats::{Stage, TrainStats};
+
+use self::supply::Supply;
 
 /// How a run ended, if it ended well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +58,7 @@ struct Shared<'a> {
     control: &'a Control,
     stats: &'a TrainStats,
     log: Log,
+    supply: Supply,
     shelf: Option<Shelf>,
     /// Where the run goes on from, in the process that leads.
     resumed: Option<PathBuf>,
@@ -70,18 +75,12 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
     let _lock = if leads { Some(RunLock::take(&plan.run)?) } else { None };
 
     let set = open_set(&plan.shards, plan.recipe.io())?;
-    let facts = DataFacts::of(&set)?;
-    if facts != plan.data {
-        return Err(TrainError::Plan(format!(
-            "{} has changed since the plan was made; start again",
-            plan.shards.display()
-        )));
-    }
     let shelf = if leads { Some(Shelf::open(&plan.run)?) } else { None };
     let saved = match &shelf {
         Some(shelf) => resume(plan, shelf, stats)?,
         None => None,
     };
+    let generations = generations(plan, &set, saved.as_ref())?;
     let log = if leads { Log::open(&plan.run)? } else { Log::none() };
 
     let (_server, address) = open(&plan.world, timeout)?;
@@ -109,18 +108,19 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
         return Ok(Outcome { step: first_step, finished: true, resumed_from, checkpoint });
     }
 
-    let mut loader = Loader::start(plan.loader_options(set.into(), first_step))
-        .map_err(|error| TrainError::Data(Box::new(error)))?;
-    stats.set_loader(loader.stats());
+    let supply = Supply::start(plan, set, generations, first_step)?;
+    if let Some(loader) = supply.stats() {
+        stats.set_loader(loader);
+    }
     let resumed = saved.as_ref().map(|saved| saved.path.clone());
-    let shared = Shared { plan, control, stats, log, shelf, resumed, first_step, failure: Mutex::new(None) };
+    let failure = Mutex::new(None);
+    let shared = Shared { plan, control, stats, log, supply, shelf, resumed, first_step, failure };
     let mut saved = saved; // For rank 0, which shares it with the others.
     let ends: Vec<Option<rank::End>> = std::thread::scope(|scope| {
         let ranks: Vec<_> = plan
             .world
             .ranks()
             .map(|rank| {
-                let batches = loader.take_rank(rank);
                 let (shared, address, saved) = (&shared, address.clone(), saved.take());
                 std::thread::Builder::new()
                     .name(format!("rank {rank}"))
@@ -130,7 +130,7 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
                             Ok(comm) => comm,
                             Err(error) => return shared.fail(rank, error),
                         };
-                        match catch_unwind(AssertUnwindSafe(|| rank::train(shared, &comm, batches, saved))) {
+                        match catch_unwind(AssertUnwindSafe(|| rank::train(shared, &comm, saved))) {
                             Ok(Ok(end)) => Some(end),
                             Ok(Err(error)) => shared.fail(rank, error),
                             Err(panic) => shared.fail(rank, TrainError::Broken(words(panic.as_ref()))),
@@ -141,7 +141,7 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
             .collect();
         ranks.into_iter().map(|rank| rank.ok().and_then(|rank| rank.join().ok().flatten())).collect()
     });
-    loader.stop();
+    shared.supply.stop();
     if let Some(error) = shared.failure.into_inner().unwrap_or_else(|held| held.into_inner()) {
         shared.log.event("failed", json!({ "error": error.to_string() }));
         return Err(error);
@@ -186,6 +186,29 @@ fn resume(plan: &Plan, shelf: &Shelf, stats: &TrainStats) -> Result<Option<Check
     stats.checkpoint.published_unix_ms.store(saved.state.unix_ms, Relaxed);
     tracing::info!(step = saved.state.step, checkpoint = %found.path.display(), "Resuming.");
     Ok(Some(saved))
+}
+
+/// What the order of the run is made of: one generation of the set, or those that a checkpoint remembers.
+fn generations(plan: &Plan, set: &ShardSet, saved: Option<&Checkpoint>) -> Result<Generations, TrainError> {
+    let remembered = saved.map_or(&[][..], |saved| &saved.state.generations);
+    let generations = match Generations::resumed(remembered, set) {
+        Some(generations) => generations,
+        None if DataFacts::of(set)? == plan.data => Generations::first(set),
+        None => {
+            let shards = plan.shards.display();
+            return Err(TrainError::Plan(format!(
+                "{shards} has changed since the plan was made; start again"
+            )));
+        }
+    };
+    let alone = plan.world.local == plan.world.size;
+    if !alone && (generations.list().len() > 1 || generations.lack(set)) {
+        return Err(TrainError::Plan(format!(
+            "{} has grown since this run began; only a run with all ranks in one process can take that up: go on with such              a one, or begin a new --run",
+            plan.shards.display()
+        )));
+    }
+    Ok(generations)
 }
 
 /// What a panic said.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::order::{Placed, Shuffle};
+use crate::order::{Generation, Placed, Shuffle};
 use crate::testing::{SEED, TestSet, image, noise};
 use beit_shards::{IndexEntry, Io, PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf, SampleId, ShardSet};
 use beit_views::{
@@ -574,4 +574,71 @@ fn a_rank_has_one_consumer() {
 fn a_rank_of_another_node_cannot_be_taken() {
     let mut loader = Loader::start(options(TestSet::of(1, 1).open())).unwrap();
     loader.take_rank(1);
+}
+
+#[test]
+fn a_grown_set_joins_in_the_middle_of_a_batch_for_any_ranks_and_workers() {
+    let mut test_set = TestSet::of(22, 2);
+    let before = global_batches(&test_set.open(), 1, 1, 0..2);
+    let images = crate::testing::images();
+    test_set.push((22..30).map(|number| (number, &images[number % images.len()])));
+    test_set.publish();
+    let set = test_set.open();
+    // 22 samples: the first epoch ends 6 samples into the batch of step 1.
+    let generations = vec![Generation::first(22), Generation { position: 22, epoch: 1, samples: 30 }];
+    let grown = |world, workers, steps| {
+        let options = Options { workers, generations: generations.clone(), ..options(set.clone()) };
+        shuffled_batches(options, world, steps)
+    };
+    let one = grown(1, 1, 0..6);
+    assert_eq!(one[0], before[0]);
+    assert_eq!(one[1].ids[..6], before[1].ids[..6]);
+    let ids: Vec<SampleId> = one.iter().flat_map(|batch| batch.ids.iter().copied()).collect();
+    for epoch in [22..52, 52..82] {
+        let mut found = ids[epoch].to_vec();
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), 30, "every sample exactly once per epoch");
+    }
+    for (world, workers) in [(1, 3), (2, 2), (8, 4)] {
+        assert!(grown(world, workers, 0..6) == one, "{world} ranks, {workers} workers");
+        assert!(grown(world, workers, 1..4) == one[1..4], "from step 1 on, {world} ranks, {workers} workers");
+    }
+}
+
+#[test]
+fn generations_that_cannot_be_are_refused() {
+    let set = TestSet::of(22, 1).open();
+    let first = Generation::first(10);
+    for generations in [
+        vec![Generation::first(23)],
+        vec![Generation::first(0)],
+        vec![first, Generation { position: 15, epoch: 1, samples: 22 }],
+        vec![first, Generation { position: 10, epoch: 2, samples: 22 }],
+        vec![first, Generation { position: u64::MAX, epoch: u64::MAX, samples: 22 }],
+    ] {
+        let refused = Loader::start(Options { generations, ..options(set.clone()) }).unwrap_err();
+        assert!(refused.to_string().contains("the set that it began with"), "{refused}");
+    }
+}
+
+#[test]
+fn counters_go_on_in_a_second_loader() {
+    let set = TestSet::of(22, 1).open();
+    let mut loader = Loader::start(options(set.clone())).unwrap();
+    let mut batches = loader.take_rank(0);
+    drop(batches.next().unwrap());
+    drop(batches);
+    let stats = loader.stats();
+    drop(loader);
+    let seen = stats.images.load(Ordering::Relaxed);
+    assert!(seen >= 16, "{seen}");
+    let options = Options { first_step: 1, stats: Some(stats.clone()), ..options(set) };
+    let mut loader = Loader::start(options).unwrap();
+    let mut batches = loader.take_rank(0);
+    drop(batches.next().unwrap());
+    drop((batches, loader));
+    assert!(stats.images.load(Ordering::Relaxed) >= seen + 16);
+    let Some(rank) = stats.ranks.first() else { panic!("no rank") };
+    assert!(rank.depth() <= 3, "what the first loader had ready is forgotten: {}", rank.depth());
 }

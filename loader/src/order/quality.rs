@@ -30,7 +30,7 @@ impl ShuffleQuality {
     /// Looks at up to 2¹⁸ places of the first epoch, whatever the size of the set; `classes` classes of equal size.
     pub fn of(order: &Order, classes: u64) -> ShuffleQuality {
         let epoch = order.epoch(0);
-        let samples = order.samples();
+        let samples = order.samples(0);
         let classes = classes.clamp(1, samples);
         let stretches = (PROBED / STRETCH).min(samples.div_ceil(STRETCH)).max(1);
         let mut sums = Sums::default();

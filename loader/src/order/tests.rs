@@ -28,6 +28,36 @@ fn an_epoch_holds_every_sample_exactly_once() {
     }
 }
 
+#[test]
+fn a_set_that_grows_shows_its_new_samples_from_the_next_epoch_on() {
+    let generations = [
+        Generation::first(5),
+        Generation { position: 15, epoch: 3, samples: 9 },
+        Generation { position: 33, epoch: 5, samples: 11 },
+    ];
+    for shuffle in [Shuffle::Full, blocks(2, 2)] {
+        let before = Order::grown(7, &generations[..1], 2, shuffle);
+        let grown = Order::grown(7, &generations[..2], 2, shuffle);
+        let again = Order::grown(7, &generations, 2, shuffle);
+        for position in 0..15 {
+            assert_eq!(grown.at(position), before.at(position), "what was before stays");
+        }
+        for position in 15..33 {
+            assert_eq!(again.at(position), grown.at(position), "what was before stays");
+        }
+        assert_eq!((grown.place(14), grown.place(15), grown.place(32)), ((2, 4), (3, 0), (4, 8)));
+        assert_eq!((again.place(32), again.place(33), again.place(44)), ((4, 8), (5, 0), (6, 0)));
+        assert_eq!((grown.samples(2), grown.samples(3), again.samples(4), again.samples(5)), (5, 9, 9, 11));
+        for (order, epoch, samples) in [(grown, 2, 5), (grown, 3, 9), (again, 4, 9), (again, 5, 11)] {
+            check_permutation(&order.epoch(epoch), samples);
+        }
+        let mut kept = Epochs::new(again);
+        for position in (15..60).chain(20..40) {
+            assert_eq!(kept.at(position), again.at(position), "{position}");
+        }
+    }
+}
+
 fn blocks(block_samples: u64, window_blocks: u64) -> Shuffle {
     Shuffle::Blocks { block_samples, window_blocks }
 }

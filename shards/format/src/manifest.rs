@@ -196,6 +196,17 @@ impl Manifest {
         Digest::of(self.encode_content().as_bytes())
     }
 
+    /// BLAKE3 over the spec and the first `shards` shards: what every later generation of a growing set has in common with
+    /// the one that had just those; `None` when there are fewer.
+    #[must_use]
+    pub fn lineage(&self, shards: usize) -> Option<Digest> {
+        let first = self.shards.get(..shards)?.to_vec();
+        let Self { spec, quarantined: _, classes: _, shards: _, catalog } = self;
+        let (spec, catalog) = (spec.clone(), *catalog);
+        // Classes are only ever added, and neither they nor the quarantine change what a sample is.
+        Some(Manifest { spec, classes: Vec::new(), shards: first, quarantined: 0, catalog }.digest())
+    }
+
     /// The manifest's text; equal manifests have equal texts.
     #[must_use]
     pub fn encode(&self) -> String {

@@ -41,7 +41,6 @@ fn lengths_follow_the_reference() {
     // floor(floor(1000 / 30) / 4) = 8, times 10 epochs; warm-up of 5 epochs; checkpoints every 20 epochs: the end.
     assert_eq!((plan.steps_per_epoch, plan.steps, plan.warmup_steps, plan.save_every_steps), (8, 80, 40, 80));
     assert_eq!(plan.global_batch, 120);
-    assert_eq!((plan.epoch(8), plan.epoch(9)), (0, 1));
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn warmup_steps_work_without_warmup_epochs() {
 #[test]
 fn a_few_samples_can_be_gone_over_many_times() {
     let plan = Plan::decide(ask(&["steps=50", "batch_size=4096", "warmup_steps=2"], 1), data()).unwrap();
-    assert_eq!((plan.steps, plan.steps_per_epoch, plan.epoch(1)), (50, 0, 4));
+    assert_eq!((plan.steps, plan.steps_per_epoch), (50, 0));
 }
 
 #[test]

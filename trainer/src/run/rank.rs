@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use beit_loader::{Batch, RankBatches};
+use beit_loader::Batch;
 use serde_json::json;
 
 use super::Shared;
@@ -29,18 +29,15 @@ struct Agreed {
     stop: bool,
     checkpoint: bool,
     pause: bool,
+    /// The data set has more samples than the run knows of.
+    grown: bool,
 }
 
 /// How long a paused rank sleeps between two looks.
 const NAP: Duration = Duration::from_millis(50);
 
 /// Trains until the last step, a stop, or a failure.
-pub(super) fn train(
-    shared: &Shared<'_>,
-    comm: &Comm,
-    mut batches: RankBatches,
-    saved: Option<Checkpoint>,
-) -> Result<End, TrainError> {
+pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>) -> Result<End, TrainError> {
     let Shared { plan, stats, .. } = shared;
     let local = (comm.rank - plan.world.first) as usize;
     beit_torch::set_threads(plan.threads_per_rank).map_err(torch("setting threads"))?;
@@ -52,7 +49,14 @@ pub(super) fn train(
     }
     let mut newest = shared.resumed.clone();
     let mut step = shared.first_step;
+    let mut batches = shared.supply.take(comm.rank)?;
+    let mut exchange = None;
     loop {
+        if exchange == Some(step) {
+            stats.enter(local, Stage::Data);
+            batches = shared.supply.exchange(plan, comm.rank, batches, step, &shared.log)?;
+            exchange = None;
+        }
         let begun = Instant::now();
         stats.enter(local, Stage::Data);
         let batch = batches.next().map_err(|error| TrainError::Data(Box::new(error)))?;
@@ -92,6 +96,9 @@ pub(super) fn train(
                     tracing::error!(step, %error, "A checkpoint could not be written; training goes on.")
                 }
             }
+        }
+        if agreed.grown && exchange.is_none() {
+            exchange = Some(shared.supply.exchange_at(plan, step));
         }
         if over {
             return Ok(End { step, checkpoint: newest });
@@ -134,6 +141,7 @@ fn agree(
         flag(control.stop_wanted()),
         flag(control.take_checkpoint()),
         flag(control.pause_wanted()),
+        flag(comm.rank == 0 && shared.supply.grown()),
     ];
     let first_flag = notes.len();
     // A loss that is no number spoils the averaged gradients of every rank, so the norm alone would name them all.
@@ -159,6 +167,7 @@ fn agree(
         stop: sums[2] > 0.0,
         checkpoint: sums[3] > 0.0,
         pause: sums[4] > 0.0,
+        grown: sums[5] > 0.0,
     })
 }
 
@@ -216,14 +225,16 @@ fn save(shared: &Shared<'_>, replica: &Replica, step: u64, agreed: &Agreed) -> R
         return Err(TrainError::Broken("rank 0 has nowhere to put checkpoints".into()));
     };
     let begun = Instant::now();
+    let generations = shared.supply.generations();
     let state = State {
         step,
         position: step * plan.global_batch,
-        epoch: plan.epoch(step),
+        epoch: generations.epoch(step * plan.global_batch),
         seed: plan.recipe.seed,
         unix_ms: unix_ms(),
         data_digest: plan.data.digest.clone(),
         tokenizer_digest: plan.data.tokenizer_digest.clone(),
+        generations: generations.list().to_vec(),
         metrics: Metrics { loss: agreed.loss, mlm_acc: agreed.mlm_acc },
         plan: serde_json::to_value(plan)
             .map_err(|error| TrainError::Broken(format!("writing the plan: {error}")))?,
