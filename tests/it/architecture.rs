@@ -23,7 +23,7 @@ const HOUSE: &[Room] = &[
     Room {
         folder: "shards/tool",
         package: "beit-shard",
-        may_use: &["beit-shards", "beit-tokenizer", "beit-views"],
+        may_use: &["beit-shards", "beit-tokenizer", "beit-torch", "beit-views"],
     },
     Room { folder: "loader", package: "beit-loader", may_use: &["beit-shards", "beit-views"] },
     Room { folder: "trainer/torch", package: "beit-torch", may_use: &[] },

@@ -304,7 +304,12 @@ fn traps_are_packed_and_bombs_are_refused_each_with_its_reason() {
 }
 
 /// The token view of a stored sample as it is rendered from its payload, and the tokens it gives.
-fn tokens_again(set: &beit_shards::ShardSet, sample: &beit_shards::SampleRef<'_>, view: u32) -> Vec<u16> {
+fn tokens_again(
+    tokenizer: &beit_tokenizer::Tokenizer,
+    set: &beit_shards::ShardSet,
+    sample: &beit_shards::SampleRef<'_>,
+    view: u32,
+) -> Vec<u16> {
     let spec: ViewSpec = set.spec().view_spec.parse().unwrap();
     let drawn =
         View::draw(&spec, sample.width, sample.height, SeedKey::view(set.spec().seed, sample.id.0, view));
@@ -326,7 +331,7 @@ fn tokens_again(set: &beit_shards::ShardSet, sample: &beit_shards::SampleRef<'_>
         )
         .unwrap();
     let mut tokens = Vec::new();
-    beit_tokenizer::Tokenizer::embedded().unwrap().encode(&pixels, 1, spec.token_px, &mut tokens).unwrap();
+    tokenizer.encode(&pixels, 1, spec.token_px, &mut tokens).unwrap();
     tokens
 }
 
@@ -335,17 +340,14 @@ fn scaled_pixels_are_what_views_and_tokens_are_made_of() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("photos");
     fs::create_dir(&source).unwrap();
-    for name in ["chelsea.jpg", "coffee.jpg"] {
-        let from = demo_photos().join(name);
-        if from.exists() {
-            fs::copy(from, source.join(name)).unwrap();
-        }
-    }
+    let wavy = |at: usize| (at * at / 700 % 251) as u8;
+    let photo = RgbImage { width: 500, height: 375, pixels: (0..500 * 375 * 3).map(wavy).collect() };
+    fs::write(source.join("photo.jpg"), beit_views::encode_jpeg(&photo, 95).unwrap()).unwrap();
     let small = image::RgbImage::from_fn(90, 60, |x, y| image::Rgb([x as u8 * 2, y as u8 * 4, 77]));
     small.save(source.join("small.png")).unwrap();
-    let photo =
-        beit_views::decode(&fs::read(source.join("chelsea.jpg")).unwrap(), &Limits::default()).unwrap();
+    let photo = beit_views::decode(&fs::read(source.join("photo.jpg")).unwrap(), &Limits::default()).unwrap();
     assert!(photo.width.min(photo.height) > 256, "the test wants an image that is scaled");
+    let tokenizer = beit_tokenizer::Tokenizer::embedded().unwrap();
     let scaled: RgbImage = beit_views::shrink_to_short_side(&photo, 256);
 
     for (pixels, words, kind) in [
@@ -364,20 +366,25 @@ fn scaled_pixels_are_what_views_and_tokens_are_made_of() {
                 assert_eq!(sample.payload_kind, kind, "{}", sample.path);
                 let side = sample.width.min(sample.height);
                 assert_eq!(side, if sample.path == "small.png" { 60 } else { 256 }, "{}", sample.path);
-                if sample.path == "chelsea.jpg" {
+                if sample.path == "photo.jpg" {
                     assert_eq!((sample.width, sample.height), (scaled.width, scaled.height));
                     if pixels == "raw256" {
                         assert!(sample.payload == scaled.pixels, "raw pixels are the scaled image's");
                     }
                 }
-                assert_eq!(tokens_again(&set, &sample, view), sample.tokens, "{} view {view}", sample.path);
+                assert_eq!(
+                    tokens_again(&tokenizer, &set, &sample, view),
+                    sample.tokens,
+                    "{} view {view}",
+                    sample.path
+                );
             }
         }
         let png = dir.path().join("view.png");
         succeed("beit-shard", &["cat", "0", "--shards", text(&out), "--out", text(&png)]);
         // Other pixels are another set.
         let other = ["build", text(&source), "--out", text(&out), "--tokenizer", "embedded", "--views", "2"];
-        fail("beit-shard", &other, &["payload original against", words]);
+        fail("beit-shard", &other, &[&format!("payload {words} against original")]);
     }
     let raw = shard_files(&dir.path().join("raw256.shards"));
     let plain: u64 = raw.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
@@ -473,4 +480,31 @@ fn one_build_shows_where_its_processor_time_went() {
     for stage in ["read", "decode", "render", "relayout", "write", "tokenize"] {
         assert!(stages[stage].as_f64().unwrap() > 0.0, "{stage} took no time: {stages}");
     }
+}
+
+#[test]
+fn precision_is_part_of_the_set_and_missing_gpus_are_said_to_be_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("photos");
+    fs::create_dir(&source).unwrap();
+    fs::copy(demo_photos().join("chelsea.jpg"), source.join("chelsea.jpg")).unwrap();
+    let out = dir.path().join("photos.shards");
+    build(&source, &out, &["--views", "1", "--precision", "bf16"]);
+    assert_eq!(listing(&out)["tokenizer"]["name"], "demo (bf16)");
+    let png = dir.path().join("view.png");
+    succeed("beit-shard", &["cat", "0", "--shards", text(&out), "--out", text(&png)]);
+    let with = |more: &[&'static str]| {
+        let mut args =
+            vec!["build", text(&source), "--out", text(&out), "--tokenizer", "embedded", "--views", "1"];
+        args.extend(more);
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let refused = |more: &[&'static str], words: &[&str]| {
+        let args = with(more);
+        fail("beit-shard", &args.iter().map(String::as_str).collect::<Vec<_>>(), words);
+    };
+    refused(&[], &["demo (bf16)", "holds another set"]);
+    refused(&["--precision", "fp16"], &["fp32 or bf16"]);
+    // More GPUs than any machine has: with CUDA the driver's number is named, without it the libtorch.
+    refused(&["--gpus", "64"], &["--gpus 64: ", "leave --gpus out"]);
 }

@@ -17,8 +17,12 @@ impl Tokenizer {
     /// # Errors
     /// what libtorch says
     pub fn embedded() -> Result<Self, TokenizerError> {
+        Self::embedded_on(Device::Cpu)
+    }
+
+    fn embedded_on(device: Device) -> Result<Self, TokenizerError> {
         let path = Path::new("embedded");
-        Self::from_safetensors(path, beit_torchfile::parse_safetensors(path, EMBEDDED.to_vec())?, Device::Cpu)
+        Self::from_safetensors(path, beit_torchfile::parse_safetensors(path, EMBEDDED.to_vec())?, device)
     }
 
     /// The tokenizer that someone named, or DALL-E's where it is usually put; never the embedded one unasked.
@@ -29,17 +33,29 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::NoneFound`] tells the three ways out
     pub fn find(explicit: Option<&str>) -> Result<Self, TokenizerError> {
+        Self::find_on(explicit, Device::Cpu)
+    }
+
+    /// As [`find`](Self::find), on GPU `gpu`; libtorch's CUDA half must have been loaded.
+    ///
+    /// # Errors
+    /// those of [`find`](Self::find), and what CUDA says
+    pub fn find_on_gpu(explicit: Option<&str>, gpu: usize) -> Result<Self, TokenizerError> {
+        Self::find_on(explicit, Device::Cuda(gpu))
+    }
+
+    fn find_on(explicit: Option<&str>, device: Device) -> Result<Self, TokenizerError> {
         let variable = std::env::var("BEIT_TOKENIZER").ok().filter(|value| !value.is_empty());
         if let Some(name) = explicit.or(variable.as_deref()) {
             return match name {
-                "embedded" => Self::embedded(),
-                path => Self::open(Path::new(path), Device::Cpu),
+                "embedded" => Self::embedded_on(device),
+                path => Self::open(Path::new(path), device),
             };
         }
         let mut places = vec![PathBuf::from(".").join(FOLDER)];
         places.extend(data_dir().map(|dir| dir.join("beit").join(FOLDER)));
         match places.iter().find(|place| place.is_dir()) {
-            Some(place) => Self::open(place, Device::Cpu),
+            Some(place) => Self::open(place, device),
             None => {
                 let mut looked = vec!["$BEIT_TOKENIZER (not set)".to_owned()];
                 looked.extend(places.iter().map(|place| place.display().to_string()));

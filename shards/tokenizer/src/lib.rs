@@ -25,7 +25,7 @@ mod usage;
 pub use card::Card;
 pub use error::TokenizerError;
 pub use geometry::Geometry;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Precision, Tokenizer};
 pub use usage::{CodeUse, psnr};
 
 /// Sets how many threads libtorch uses for one call, in the whole process.

@@ -155,6 +155,22 @@ fn a_token_depends_on_its_own_image_alone() {
 }
 
 #[test]
+fn bf16_changes_few_tokens_and_says_so_in_its_name() {
+    let tokens = |precision| {
+        let tokenizer = Tokenizer::find(Some("embedded")).unwrap().with_precision(precision);
+        let mut tokens = Vec::new();
+        tokenizer.encode(&blobs(112, 8, 5), 8, 112, &mut tokens).unwrap();
+        (tokens, tokenizer.name_in_sets())
+    };
+    let (fp32, fp32_name) = tokens(crate::Precision::Fp32);
+    let (bf16, bf16_name) = tokens(crate::Precision::Bf16);
+    assert_eq!((fp32_name.as_str(), bf16_name.as_str()), ("demo", "demo (bf16)"));
+    let same = fp32.iter().zip(&bf16).filter(|(a, b)| a == b).count();
+    assert!(same < fp32.len(), "bf16 computes something else");
+    assert!(same * 10 > fp32.len() * 9, "{same} of {} tokens agree", fp32.len());
+}
+
+#[test]
 fn equal_logits_give_the_lowest_code_and_broken_weights_an_error() {
     let tokenizer = open(&dalle("encoder.pkl"));
     let head = tokenizer.lock().encoder.head().weight.shallow_clone();

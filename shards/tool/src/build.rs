@@ -9,6 +9,7 @@
 
 mod line;
 
+use crate::devices;
 use crate::pack::Packer;
 use crate::part::{Part, PartFile, Stretch};
 use crate::pixels::Pixels;
@@ -18,7 +19,7 @@ use crate::source::Source;
 use crate::stages::Stages;
 use anyhow::{Context, Result, anyhow, ensure};
 use beit_shards::{SetSpec, TokenizerRef};
-use beit_tokenizer::Tokenizer;
+use beit_tokenizer::{Precision, Tokenizer};
 use beit_views::{Interpolation, PatchGrid, ViewSpec};
 use line::Line;
 use std::path::PathBuf;
@@ -59,6 +60,12 @@ pub struct Args {
     /// Build one part of n, for `beit-shard merge`: i/n with i from 1; auto takes both from a Slurm array (or indexed job), auto/n only i
     #[arg(long, value_name = "i/n|auto|auto/n")]
     pub part: Option<String>,
+    /// Tokenize on this many GPUs, one replica on each [default: on the CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub gpus: Option<u16>,
+    /// What the tokenizer's inner layers compute in: fp32 or bf16; the set says which, as a few tokens differ
+    #[arg(long, default_value_t = Precision::Fp32)]
+    pub precision: Precision,
     /// Threads that decode and render [default: all cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
@@ -87,6 +94,7 @@ pub struct Args {
 
 /// Packs, then says what was packed.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    devices::prepare(args.gpus)?;
     let part = args.part.as_deref().map(|text| Part::read(text, &|name| std::env::var(name).ok()));
     let part = part.transpose().context("reading --part")?;
     let source = Source::open(&args.sources)?;
@@ -96,7 +104,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         (None, _) => return Err(anyhow!("several sources have no common place beside them; say --out DIR")),
     };
     let out = part.map_or_else(|| out.clone(), |part| part.beside(&out));
-    let tokenizer = Tokenizer::find(args.tokenizer.as_deref())?;
+    let tokenizers = devices::tokenizers(args.tokenizer.as_deref(), args.gpus, args.precision)?;
+    let tokenizer = tokenizers.first().context("there is at least one device")?;
     let view_spec = ViewSpec {
         token_px: args.second_input_size,
         token_interpolation: args.second_interpolation,
@@ -104,7 +113,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         color_jitter: args.color_jitter,
         ..ViewSpec::default()
     };
-    let spec = set_spec(args, &view_spec, &tokenizer)?;
+    let spec = set_spec(args, &view_spec, tokenizer)?;
     let stop = stop_on_signals()?;
     let batching = Batching::of(args.views, view_spec.token_px);
     let part = part.map(|part| PartFile::cut(&source, part, batching.images as u64)).transpose()?;
@@ -119,7 +128,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             "Packing {} into {} with tokenizer {}, {} views of each image{}.",
             args.sources.iter().map(|s| s.display().to_string()).collect::<Vec<_>>().join(", "),
             out.display(),
-            tokenizer.name(),
+            tokenizer.name_in_sets(),
             args.views,
             part.map_or_else(String::new, |part| format!(
                 ", part {}: entries {} to {} of {}",
@@ -134,7 +143,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         source: &source,
         making,
         batching,
-        tokenizers: std::slice::from_ref(&tokenizer),
+        tokenizers: &tokenizers,
         jobs: args.jobs.map_or_else(cores, usize::from),
         stages: &stages,
         stop: &stop,
@@ -163,7 +172,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn beside(source: &std::path::Path) -> Result<PathBuf> {
     let full =
         source.canonicalize().with_context(|| format!("looking for the source {}", source.display()))?;
-    let name = full.file_name().context("the root folder has no place beside it; say --out DIR")?;
+    let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
+    let name = name.context("the root folder has no place beside it; say --out DIR")?;
     Ok(full.with_file_name(format!("{}.shards", name.to_string_lossy())))
 }
 
@@ -184,7 +194,7 @@ fn set_spec(args: &Args, view_spec: &ViewSpec, tokenizer: &Tokenizer) -> Result<
         view_spec: view_spec.to_string(),
         tokenizer: TokenizerRef {
             digest: tokenizer.digest(),
-            name: tokenizer.name().to_owned(),
+            name: tokenizer.name_in_sets(),
             vocab: tokenizer.vocab(),
         },
         grid: (grid.rows as u16, grid.cols as u16),

@@ -5,6 +5,7 @@
 
 mod build;
 mod cat;
+mod devices;
 mod fetch;
 mod listing;
 mod merge;

@@ -72,7 +72,7 @@ impl Progress {
                 quarantined = self.quarantined,
                 images_per_s = format_args!("{:.1}", self.images_per_s()),
                 eta_s = self.eta_seconds(),
-                listing = self.listing.trim_end(),
+                listing = (!self.listing.is_empty()).then(|| self.listing.trim_end()),
                 "Packing."
             );
         }

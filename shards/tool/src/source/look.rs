@@ -70,24 +70,32 @@ impl Plan {
                 root.display()
             );
         }
-        labels.into_found(&mut self.found)
+        self.found.push(labels.into_found());
+        Ok(())
     }
 
     fn look_at_folder(&mut self, root: &Path, name: &str, prefix: &str, labels: &mut Labels) -> Result<()> {
         let listing = || format!("listing {}", root.display());
         let (mut folders, mut files, mut loose) = (Vec::new(), Vec::new(), 0_u64);
         for item in root.read_dir().with_context(listing)? {
-            let path = item.with_context(listing)?.path();
-            if is_image(&path) && !path.is_dir() {
-                loose += 1;
+            let item = item.with_context(listing)?;
+            let (path, kind) = (item.path(), item.file_type().with_context(listing)?);
+            let is_folder = kind.is_dir() || kind.is_symlink() && path.is_dir();
+            if is_folder {
+                if !is_hidden(&path) {
+                    folders.push(path);
+                }
             } else if is_tar(&path) || is_parquet(&path) {
                 files.push(path);
-            } else if path.is_dir() && !is_hidden(&path) {
-                folders.push(path);
+            } else {
+                loose += u64::from(is_image(&path));
             }
         }
         folders.sort();
         files.sort();
+        if files.len() > 1 {
+            tracing::info!(files = files.len(), folder = %root.display(), "Looking at tars and Parquet files.");
+        }
         for folder in folders {
             let class = file_name(&folder);
             let prefix = format!("{prefix}{class}/");
@@ -228,13 +236,12 @@ impl Labels {
     }
 
     /// Folders come in their order already; what tars and columns name is sorted, unless a list of names came along.
-    fn into_found(mut self, all: &mut Vec<Found>) -> Result<()> {
+    fn into_found(mut self) -> Found {
         if !self.seen.is_empty() {
             let listed: BTreeSet<String> = std::mem::take(&mut self.found.names).into_iter().collect();
             self.found.names = listed.union(&self.seen).cloned().collect();
         }
-        all.push(self.found);
-        Ok(())
+        self.found
     }
 }
 

@@ -366,3 +366,51 @@ fn no_damage_to_a_parquet_file_crashes_the_scan() {
     std::panic::set_hook(quiet);
     assert!(refused > 100, "{refused} of {} changes were noticed", whole.len());
 }
+
+/// The most memory this process ever had, in bytes.
+fn peak_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// ImageNet-22k's shape, 21,841 classes of 650, made of links to one class: everything but the disk is real.
+#[test]
+#[ignore = "a minute and more: cargo nextest run --release -p beit-shard --run-ignored only listing_14_million --no-capture"]
+fn listing_14_million_images_takes_little_memory() {
+    const CLASSES: usize = 21_841;
+    const IMAGES: usize = 650;
+    let names: Vec<String> = (0..IMAGES).map(|number| format!("n00000000_{number}.JPEG")).collect();
+    let members: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"x"[..])).collect();
+    let dir = tree(&[]);
+    let tar = write(&dir, "../class.tar", &tar_bytes(&members));
+    let folder = dir.path().join("class");
+    fs::create_dir(&folder).unwrap();
+    names.iter().for_each(|name| fs::write(folder.join(name), b"x").unwrap());
+    for (kind, ending, target) in [("tars", ".tar", &tar), ("folders", "", &folder)] {
+        let source = dir.path().join(kind);
+        fs::create_dir(&source).unwrap();
+        for class in 0..CLASSES {
+            std::os::unix::fs::symlink(target, source.join(format!("n{class:08}{ending}"))).unwrap();
+        }
+        let started = std::time::Instant::now();
+        let source = Source::open(&[source]).unwrap();
+        let opened = started.elapsed();
+        let mut count = 0;
+        source
+            .walk(&(0..0), &mut |_| {
+                count += 1;
+                Ok(ControlFlow::Continue(()))
+            })
+            .unwrap();
+        let walked = (started.elapsed() - opened).as_secs_f64();
+        let peak = peak_bytes();
+        println!(
+            "{kind}: opened in {opened:.1?}, {count} images listed in {walked:.1} s, {:.0} files/s, at most {} MB of memory",
+            count as f64 / walked,
+            peak >> 20
+        );
+        assert_eq!(count, CLASSES * IMAGES);
+        assert!(peak < 300 << 20);
+    }
+}
