@@ -36,6 +36,17 @@ pub(crate) const RECIPE: &[&str] = &[
 
 /// Writes `samples` images of soft gradients; the token of a cell is its brightness in the view, in 16 steps.
 pub(crate) fn write_shards(folder: &Path, samples: u32, seed: u64, tokenizer: &str) {
+    write_shard(folder, 0, 0..samples, seed, tokenizer);
+}
+
+/// Adds shard `shard` with those images to the set, and publishes it anew.
+pub(crate) fn write_shard(
+    folder: &Path,
+    shard: u64,
+    samples: std::ops::Range<u32>,
+    seed: u64,
+    tokenizer: &str,
+) {
     std::fs::create_dir_all(folder).unwrap();
     let view_spec =
         ViewSpec { token_px: PX, crop_scale: (0.4, 1.0), color_jitter: 0.2, ..ViewSpec::default() };
@@ -52,9 +63,9 @@ pub(crate) fn write_shards(folder: &Path, samples: u32, seed: u64, tokenizer: &s
         payload: "original".to_owned(),
     };
     let classes = ["only".to_owned()];
-    let mut writer = ShardWriter::create(folder, 0, &spec, &classes).unwrap();
+    let mut writer = ShardWriter::create(folder, shard, &spec, &classes).unwrap();
     let mut renderer = Renderer::new();
-    for number in 0..samples {
+    for number in samples {
         let path = format!("only/{seed}-{number}.png");
         let image = image(seed, number);
         let id = SampleId::of_path(&path);
@@ -84,7 +95,7 @@ pub(crate) fn write_shards(folder: &Path, samples: u32, seed: u64, tokenizer: &s
             .unwrap();
     }
     writer.finish().unwrap();
-    publish_manifest(folder, &spec, &classes, 1).unwrap();
+    publish_manifest(folder, &spec, &classes, shard + 1).unwrap();
 }
 
 fn image(seed: u64, number: u32) -> RgbImage {

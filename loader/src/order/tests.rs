@@ -158,7 +158,7 @@ fn an_order_is_a_few_hundred_bytes_at_any_size() {
     fn plain<T: Copy>() -> usize {
         size_of::<T>()
     }
-    assert!(plain::<Order>() <= 64 && plain::<EpochOrder>() <= 256);
+    assert!(plain::<Order>() <= 96 && plain::<EpochOrder>() <= 256);
 }
 
 #[test]

@@ -15,14 +15,14 @@ use crate::part::{Part, PartFile, Stretch};
 use crate::pixels::Pixels;
 use crate::prepare::{Batching, Making};
 use crate::progress::Progress;
-use crate::source::Source;
+use crate::source::{Listing, Source};
 use crate::stages::Stages;
 use anyhow::{Context, Result, anyhow, ensure};
 use beit_shards::{SetSpec, TokenizerRef};
 use beit_tokenizer::{Precision, Tokenizer};
 use beit_views::{Interpolation, PatchGrid, ViewSpec};
 use line::Line;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,34 +92,84 @@ pub struct Args {
     pub json: bool,
 }
 
+/// What follows from the options and the tokenizer, whatever the source holds.
+pub struct Job {
+    tokenizers: Vec<Tokenizer>,
+    view_spec: ViewSpec,
+    spec: SetSpec,
+    batching: Batching,
+    jobs: usize,
+    pixels: Pixels,
+}
+
+impl Job {
+    /// Finds the tokenizer and checks that the options go together.
+    pub fn of(args: &Args) -> Result<Self> {
+        devices::prepare(args.gpus)?;
+        let tokenizers = devices::tokenizers(args.tokenizer.as_deref(), args.gpus, args.precision)?;
+        let tokenizer = tokenizers.first().context("there is at least one device")?;
+        let view_spec = ViewSpec {
+            token_px: args.second_input_size,
+            token_interpolation: args.second_interpolation,
+            crop_scale: args.crop_scale,
+            color_jitter: args.color_jitter,
+            ..ViewSpec::default()
+        };
+        let spec = set_spec(args, &view_spec, tokenizer)?;
+        let batching = Batching::of(args.views, view_spec.token_px);
+        let jobs = args.jobs.map_or_else(cores, usize::from);
+        Ok(Self { tokenizers, view_spec, spec, batching, jobs, pixels: args.pixels })
+    }
+
+    /// What all samples of the set have in common.
+    pub fn spec(&self) -> &SetSpec {
+        &self.spec
+    }
+
+    /// The packing line for a source.
+    pub fn line<'a>(&'a self, source: Listing<'a>, stages: &'a Stages, stop: &'a AtomicBool) -> Line<'a> {
+        let SetSpec { seed, views, .. } = self.spec;
+        Line {
+            source,
+            making: Making { spec: &self.view_spec, seed, views, pixels: self.pixels },
+            batching: self.batching,
+            tokenizers: &self.tokenizers,
+            jobs: self.jobs,
+            stages,
+            stop,
+        }
+    }
+}
+
 /// Packs, then says what was packed.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    devices::prepare(args.gpus)?;
     let part = args.part.as_deref().map(|text| Part::read(text, &|name| std::env::var(name).ok()));
     let part = part.transpose().context("reading --part")?;
+    // What is wrong with the source is said before the tokenizer is looked for.
     let source = Source::open(&args.sources)?;
-    let out = match (&args.out, args.sources.as_slice()) {
-        (Some(out), _) => out.clone(),
-        (None, [source]) => beside(source)?,
-        (None, _) => return Err(anyhow!("several sources have no common place beside them; say --out DIR")),
-    };
-    let out = part.map_or_else(|| out.clone(), |part| part.beside(&out));
-    let tokenizers = devices::tokenizers(args.tokenizer.as_deref(), args.gpus, args.precision)?;
-    let tokenizer = tokenizers.first().context("there is at least one device")?;
-    let view_spec = ViewSpec {
-        token_px: args.second_input_size,
-        token_interpolation: args.second_interpolation,
-        crop_scale: args.crop_scale,
-        color_jitter: args.color_jitter,
-        ..ViewSpec::default()
-    };
-    let spec = set_spec(args, &view_spec, tokenizer)?;
+    let out = output(args)?;
+    let job = Job::of(args)?;
     let stop = stop_on_signals()?;
-    let batching = Batching::of(args.views, view_spec.token_px);
-    let part = part.map(|part| PartFile::cut(&source, part, batching.images as u64)).transpose()?;
+    match pack(args, part, &source, &out, &job, &stop)? {
+        Some(()) => Ok(ExitCode::SUCCESS),
+        None => Ok(ExitCode::from(130)),
+    }
+}
+
+/// Packs a whole source, or one part of it; `None` when the user stopped it.
+pub fn pack(
+    args: &Args,
+    part: Option<Part>,
+    source: &Source,
+    out: &Path,
+    job: &Job,
+    stop: &AtomicBool,
+) -> Result<Option<()>> {
+    let out = part.map_or_else(|| out.to_owned(), |part| part.beside(out));
+    let part = part.map(|part| PartFile::cut(source, part, job.batching.images as u64)).transpose()?;
     let stretch = part.as_ref().map_or_else(Stretch::whole, PartFile::stretch);
-    let mut packer =
-        Packer::open(&out, spec, source.classes().to_vec(), (args.shard_size, args.pixels), stretch)?;
+    let sizes = (args.shard_size, args.pixels);
+    let mut packer = Packer::open(&out, job.spec.clone(), source.classes().to_vec(), sizes, stretch)?;
     if let Some(part) = &part {
         part.publish(&out)?;
     }
@@ -128,7 +178,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             "Packing {} into {} with tokenizer {}, {} views of each image{}.",
             args.sources.iter().map(|s| s.display().to_string()).collect::<Vec<_>>().join(", "),
             out.display(),
-            tokenizer.name_in_sets(),
+            job.spec.tokenizer.name,
             args.views,
             part.map_or_else(String::new, |part| format!(
                 ", part {}: entries {} to {} of {}",
@@ -137,18 +187,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     let mut progress = Progress::new(args.views, packer.entries_done());
-    let making = Making { spec: &view_spec, seed: args.seed, views: args.views, pixels: args.pixels };
     let stages = Stages::start();
-    let line = Line {
-        source: &source,
-        making,
-        batching,
-        tokenizers: &tokenizers,
-        jobs: args.jobs.map_or_else(cores, usize::from),
-        stages: &stages,
-        stop: &stop,
-    };
-    let ended = line.run(&mut packer, &mut progress);
+    let ended = job.line(source.listing(), &stages, stop).run(&mut packer, &mut progress);
     progress.finish();
     ended?;
     if stop.load(Ordering::SeqCst) {
@@ -158,7 +198,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             packer.shards_done(),
             out.display()
         );
-        return Ok(ExitCode::from(130));
+        return Ok(None);
     }
     let summary = packer.finish(args.max_bad, &progress, &stages)?;
     if args.json {
@@ -166,10 +206,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         summary.print();
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Some(()))
 }
 
-fn beside(source: &std::path::Path) -> Result<PathBuf> {
+/// Where the shards go.
+pub fn output(args: &Args) -> Result<PathBuf> {
+    match (&args.out, args.sources.as_slice()) {
+        (Some(out), _) => Ok(out.clone()),
+        (None, [source]) => beside(source),
+        (None, _) => Err(anyhow!("several sources have no common place beside them; say --out DIR")),
+    }
+}
+
+fn beside(source: &Path) -> Result<PathBuf> {
     let full =
         source.canonicalize().with_context(|| format!("looking for the source {}", source.display()))?;
     let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
@@ -203,7 +252,7 @@ fn set_spec(args: &Args, view_spec: &ViewSpec, tokenizer: &Tokenizer) -> Result<
 }
 
 /// The first Ctrl-C or SIGTERM asks the line to stop between groups; the second ends the process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+pub fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;

@@ -21,6 +21,7 @@ mod stages;
 mod stats;
 mod tokenizer;
 mod verify;
+mod watch;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -52,6 +53,7 @@ enum Command {
     Ls(listing::Args),
     Cat(cat::Args),
     Merge(merge::Args),
+    Watch(watch::Args),
     Verify(verify::Args),
     Repair(repair::Args),
     Stats(stats::Args),
@@ -82,6 +84,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Cat(args) => cat::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Merge(args) => merge::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => verify::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Stats(args) => stats::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Tokenizer(args) => tokenizer::run(args).map(|()| ExitCode::SUCCESS),

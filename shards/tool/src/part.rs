@@ -28,15 +28,31 @@ pub struct Stretch {
     pub first_shard: u64,
     pub most_shards: u64,
     part: Option<Part>,
+    /// What is packed comes behind the shards that a finished set has.
+    grows: bool,
 }
 
 impl Stretch {
     pub fn whole() -> Self {
-        Self { entries: 0..u64::MAX, first_shard: 0, most_shards: u64::MAX, part: None }
+        Self { entries: 0..u64::MAX, first_shard: 0, most_shards: u64::MAX, part: None, grows: false }
     }
 
+    /// What is packed behind the `entries` entries and `shards` shards of a set that grows.
+    pub fn behind(entries: u64, shards: u64) -> Self {
+        Self { entries: entries..u64::MAX, first_shard: shards, grows: true, ..Self::whole() }
+    }
+
+    /// Whether the set's manifest lists everything there is of the set.
     pub fn is_whole(&self) -> bool {
         self.part.is_none()
+    }
+
+    /// The first shard and entry that the manifest lists.
+    pub fn listed_from(&self) -> (u64, u64) {
+        match self.grows {
+            true => (0, 0),
+            false => (self.first_shard, self.entries.start),
+        }
     }
 
     /// What to type after the build.
@@ -159,6 +175,7 @@ impl PartFile {
             first_shard: (self.part.number - 1) * SHARDS,
             most_shards: SHARDS,
             part: Some(self.part),
+            grows: false,
         }
     }
 

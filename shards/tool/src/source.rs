@@ -15,13 +15,14 @@ mod parquet;
 mod stream;
 mod tar;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use classes::Classes;
 use folder::ClassFolder;
 use parquet::ParquetFile;
 use std::ffi::OsStr;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use stream::StreamTar;
 use tar::{ClassTar, Stretch};
 
@@ -101,10 +102,37 @@ pub struct Source {
     pieces: Vec<Piece>,
 }
 
+/// Says whether an entry belongs to the listing, from its path and where its bytes are.
+pub type Filter<'a> = dyn Fn(&str, &Place) -> Result<bool> + Sync + 'a;
+
+/// A listing: a source's entries in their order, or those that a set does not have yet.
+pub struct Listing<'a> {
+    source: &'a Source,
+    growth: Option<Growth<'a>>,
+}
+
+struct Growth<'a> {
+    filter: &'a Filter<'a>,
+    /// Position of the first entry.
+    start: u64,
+    /// The set's label for each of the source's.
+    labels: Vec<u32>,
+}
+
 impl Source {
     /// Class names; a label is a position in this list.
     pub fn classes(&self) -> &[String] {
         &self.classes.names
+    }
+
+    /// All of it.
+    pub fn listing(&self) -> Listing<'_> {
+        Listing { source: self, growth: None }
+    }
+
+    /// What `filter` lets through, numbered from `start`, with labels of another list of classes.
+    pub fn growing<'a>(&'a self, filter: &'a Filter<'a>, start: u64, labels: Vec<u32>) -> Listing<'a> {
+        Listing { source: self, growth: Some(Growth { filter, start, labels }) }
     }
 
     /// Hands on every image in listing order. Bytes of Parquet rows are read only for entries in `wanted`.
@@ -151,6 +179,52 @@ impl Source {
             }
         }
         Ok(())
+    }
+}
+
+impl Listing<'_> {
+    /// See [`Source::walk`]; of a growing set, the bytes of all Parquet rows are read.
+    pub fn walk(
+        &self,
+        wanted: &Range<u64>,
+        sink: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let Some(Growth { filter, start, labels }) = &self.growth else {
+            return self.source.walk(wanted, sink);
+        };
+        let mut index = *start;
+        self.source.walk(&(0..u64::MAX), &mut |entry| {
+            if !filter(&entry.path, &entry.place)? {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let label = labels
+                .get(entry.label as usize)
+                .copied()
+                .context("a class without a label; this is a bug")?;
+            index += 1;
+            sink(Entry { index: index - 1, label, ..entry })
+        })
+    }
+
+    /// See [`Source::count`]; what a growing set lacks is known only when it is listed.
+    pub fn count(&self, tick: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<()> {
+        match self.growth {
+            None => self.source.count(tick),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+impl Place {
+    /// Bytes, and when they last changed, of a file of its own or of the tar that holds it; `None` where nobody knows.
+    pub fn facts(&self) -> Option<(u64, SystemTime)> {
+        let metadata = match self {
+            Self::File(path) => std::fs::metadata(path).ok()?,
+            Self::Stretch(stretch) => stretch.metadata().ok()?,
+            Self::Bytes(_) | Self::Skipped => return None,
+        };
+        let bytes = if let Self::Stretch(stretch) = self { stretch.bytes } else { metadata.len() };
+        Some((bytes, metadata.modified().ok()?))
     }
 }
 

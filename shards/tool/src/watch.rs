@@ -13,11 +13,11 @@ use crate::pack::Packer;
 use crate::progress::Progress;
 use crate::source::{Place, Source};
 use crate::stages::Stages;
-use anyhow::{Context, Result, bail, ensure};
-use beit_shards::{Catalog, MANIFEST_FILE, Manifest, SampleId};
+use anyhow::{Context, Result, ensure};
+use beit_shards::{Catalog, SampleId};
 use notify::{RecursiveMode, Watcher};
-use serde_json::json;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,8 +59,6 @@ fn parse_seconds(text: &str) -> Result<f64> {
 /// What one look at the source gave.
 #[derive(Debug, Default)]
 struct Round {
-    /// Entries that were packed or quarantined.
-    entries: u64,
     /// Files that somebody may still be writing.
     unsettled: u64,
     /// There is more than fits into one shard.
@@ -76,11 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let out = build::output(&args.build)?;
     let job = Job::of(&args.build)?;
     loop {
-        let round = if out.join(MANIFEST_FILE).exists() {
-            grow(args, &job, &out, &stop)?
-        } else {
-            first(args, &stop)?
-        };
+        let round = grow(args, &job, &out, &stop)?;
         if stop.load(Ordering::SeqCst) {
             break;
         }
@@ -95,7 +89,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             break;
         }
     }
-    eprintln!("beit-shard: stopped watching; {} is whole, and the same command goes on from there", out.display());
+    eprintln!(
+        "beit-shard: stopped watching; {} is whole, and the same command goes on from there",
+        out.display()
+    );
     Ok(if args.once { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
@@ -155,28 +152,39 @@ fn pause(time: Duration, stop: &AtomicBool) {
     }
 }
 
-/// The first generation is an ordinary build; a source without images yet is waited for.
-fn first(args: &Args, stop: &AtomicBool) -> Result<Round> {
-    if !build::has_images(&args.build.sources, stop)? {
-        ensure!(!args.once, "no images in the source yet: nothing to pack");
-        tracing::info!("No images yet; waiting.");
-        return Ok(Round::default());
+/// Whether the sources are folders without a single image.
+fn is_empty(args: &Args) -> Result<bool> {
+    if args.build.sources.iter().all(|source| source.is_dir()) {
+        let Ok(source) = Source::open(&args.build.sources) else { return Ok(true) };
+        let mut images = 0;
+        source.count(&mut |count| {
+            images += count;
+            if images > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        return Ok(images == 0);
     }
-    build::run_until(&args.build, stop)?;
-    Ok(Round::default())
+    Ok(false)
 }
 
 /// Adds at most one shard of what is new.
 fn grow(args: &Args, job: &Job, out: &Path, stop: &AtomicBool) -> Result<Round> {
     let (shard_size, pixels) = (args.build.shard_size, args.build.pixels);
+    if !args.once && is_empty(args)? {
+        tracing::info!("No images yet; waiting for the first.");
+        return Ok(Round::default());
+    }
     let source = Source::open(&args.build.sources)?;
     let (mut packer, manifest) = Packer::grow(out, job.spec().clone(), (shard_size, pixels))?;
-    let classes = grown_classes(&manifest.classes, source.classes());
+    let old_classes = manifest.as_ref().map_or(&[][..], |manifest| &manifest.classes);
+    let classes = grown_classes(old_classes, source.classes());
     let labels = labels(&classes, source.classes())?;
-    let catalog = Catalog::open(out)?;
+    let catalog = manifest.as_ref().map(|_| Catalog::open(out)).transpose()?;
     let (bytes, unsettled, more) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let filter = |path: &str, place: &Place| -> Result<bool> {
-        if catalog.find(SampleId::of_path(path))?.is_some() || catalog.quarantine_reason(path)?.is_some() {
+        if let Some(catalog) = &catalog
+            && (catalog.find(SampleId::of_path(path))?.is_some()
+                || catalog.quarantine_reason(path)?.is_some())
+        {
             return Ok(false);
         }
         if more.load(Ordering::Relaxed) {
@@ -192,24 +200,20 @@ fn grow(args: &Args, job: &Job, out: &Path, stop: &AtomicBool) -> Result<Round> 
         Ok(true)
     };
     let start = packer.next_entry();
-    let source = source.growing(&filter, start, labels);
+    let listing = source.growing(&filter, start, labels);
     packer.set_classes(classes);
     let mut progress = Progress::new(args.build.views, 0);
     let stages = Stages::start();
-    let ended = job.line(&source, &stages, stop).run(&mut packer, &mut progress);
+    let ended = job.line(listing, &stages, stop).run(&mut packer, &mut progress);
     progress.finish();
     ended?;
-    let round = |entries| Round {
-        entries,
-        unsettled: unsettled.load(Ordering::Relaxed),
-        more: more.load(Ordering::Relaxed),
-    };
+    let round = Round { unsettled: unsettled.load(Ordering::Relaxed), more: more.load(Ordering::Relaxed) };
     if stop.load(Ordering::SeqCst) || packer.entries_done() == 0 {
         packer.abandon();
-        return Ok(round(0));
+        return Ok(round);
     }
-    let (entries, bad) = (packer.entries_done(), packer.quarantined());
-    let (all, all_bad) = (start + entries, manifest.quarantined + bad);
+    let all = start + packer.entries_done();
+    let all_bad = manifest.map_or(0, |manifest| manifest.quarantined) + packer.quarantined();
     let summary = packer.finish(1.0, &progress, &stages)?;
     if args.build.json {
         println!("{}", serde_json::to_string(&summary)?);
@@ -218,11 +222,12 @@ fn grow(args: &Args, job: &Job, out: &Path, stop: &AtomicBool) -> Result<Round> 
     }
     if all_bad as f64 > args.build.max_bad * all as f64 {
         tracing::warn!(
-            quarantined = all_bad, of = all,
+            quarantined = all_bad,
+            of = all,
             "More images are unusable than --max-bad allows; `beit-shard ls --quarantined` names them."
         );
     }
-    Ok(round(entries))
+    Ok(round)
 }
 
 /// The old classes as they were, and behind them the new ones.
@@ -262,7 +267,10 @@ mod tests {
         let now = SystemTime::now();
         assert!(is_young(now, 3.0));
         assert!(!is_young(now - Duration::from_secs(4), 3.0));
-        assert!(!is_young(now + Duration::from_secs(60), 3.0), "a clock that is ahead must not starve a file");
+        assert!(
+            !is_young(now + Duration::from_secs(60), 3.0),
+            "a clock that is ahead must not starve a file"
+        );
         assert!(!is_young(now, 0.0));
     }
 }

@@ -20,7 +20,7 @@ use crate::log::Log;
 use crate::plan::{Plan, open_set};
 
 /// How often the manifest is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Supply {
     state: Mutex<State>,
@@ -153,19 +153,20 @@ impl Supply {
             let started = state.exchange(plan, step, log);
             self.watch.lock().unwrap_or_else(|held| held.into_inner()).grown = false;
             self.exchanged.notify_all();
+            drop(state);
             started?;
         } else {
             let round = state.exchanges;
             let timeout = Duration::from_secs(plan.recipe.collective_timeout_s);
             let waited = self.exchanged.wait_timeout_while(state, timeout, |state| state.exchanges == round);
-            let (_state, waited) = waited.unwrap_or_else(|held| held.into_inner());
+            let (state, waited) = waited.unwrap_or_else(|held| held.into_inner());
+            drop(state);
             if waited.timed_out() {
                 return Err(TrainError::Broken(
                     "another rank did not come to exchange the loader".to_owned(),
                 ));
             }
         }
-        drop(state);
         self.take(rank)
     }
 

@@ -8,7 +8,7 @@ use crate::evaluate::{EvaluateAsk, evaluate};
 use crate::plan::Ask;
 use crate::ranks::World;
 use crate::recipe::Recipe;
-use crate::testing::{RECIPE, write_shards};
+use crate::testing::{RECIPE, write_shard, write_shards};
 
 fn ask(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Ask {
     let mut recipe = Recipe::default();
@@ -297,4 +297,106 @@ fn a_set_without_room_for_a_step_is_refused_before_anything_starts() {
     write_shards(&shards, 3, 1, "one");
     let message = Plan::new(ask(&shards, folder.path(), 1, &["steps=none"])).unwrap_err().to_string();
     assert!(message.contains("3 samples, but batch_size 4 x 1 ranks"), "{message}");
+}
+
+/// What the log says of events of one kind.
+fn events(run: &Path, kind: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line["event"] == kind).collect()
+}
+
+fn state(run: &Path, step: u64) -> checkpoint::State {
+    serde_json::from_slice(&file(run, step, "state.json")).unwrap()
+}
+
+/// 11 samples in batches of 4 or 8; a second shard of 6 comes while the run stands at step 1. The new samples join at position
+/// 11, in the middle of a batch, and the run ends as one does that was stopped before and found the grown set.
+fn takes_up_a_grown_set(ranks: u32) {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ["save_every_steps=1", "keep_last=100", "steps=12"];
+    let shards = folder.path().join("a.shards");
+    write_shards(&shards, 11, 1, "one");
+    let (live, stopped) = (folder.path().join("live.run"), folder.path().join("stopped.run"));
+
+    let plan_live = plan(&shards, &live, ranks, &settings);
+    let (control, stats) = (Control::new(), TrainStats::new(0..ranks));
+    control.pause(true); // ranks stand still after step 1 until the set has grown
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| run(&plan_live, &control, &stats));
+        while stats.step.load(Relaxed) < 1 {
+            assert!(!run.is_finished(), "the run ended before it stood still");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        copy_checkpoint_when_there(&live, &stopped);
+        write_shard(&shards, 1, 11..17, 1, "one");
+        std::thread::sleep(super::supply::LOOK_EVERY * 2);
+        control.pause(false);
+        assert!(run.join().unwrap().unwrap().finished);
+    });
+    let grown = &events(&live, "grown")[0];
+    assert_eq!((grown["samples"].as_u64(), grown["shards"].as_u64()), (Some(17), Some(2)));
+    let generations = state(&live, 12).generations;
+    let positions: Vec<_> = generations.iter().map(|g| (g.position, g.epoch, g.samples)).collect();
+    let batch = plan_live.global_batch;
+    // The run notices at its first look after step 1; with 8 to a batch, that batch is already the one that ends the epoch.
+    let boundary = positions[1].0;
+    assert!(boundary.is_multiple_of(11) && (batch..=33).contains(&boundary), "{positions:?}");
+    assert_eq!(positions, [(0, 0, 11), (boundary, boundary / 11, 17)]);
+    assert_eq!(stats.epoch.load(Relaxed), (11 * batch - boundary) / 17 + boundary / 11);
+
+    // The same command, stopped at step 1 and started on the grown set: planned as it began, and grown at the same place.
+    let again = plan(&shards, &stopped, ranks, &settings);
+    assert_eq!((again.data.samples, again.steps), (11, 12));
+    assert!(start(&again).unwrap().finished);
+    if state(&stopped, 12).generations == generations {
+        for name in ["model.safetensors", "optimizer.safetensors"] {
+            assert!(file(&live, 12, name) == file(&stopped, 12, name), "{name} differs");
+        }
+    } else {
+        panic!("grown at another place: {:?}, {generations:?}", state(&stopped, 12).generations);
+    }
+}
+
+fn copy_checkpoint_when_there(from: &Path, to: &Path) {
+    while !from.join("checkpoints/step-00000001").is_dir() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    copy_checkpoint(from, to, 1);
+}
+
+#[test]
+fn one_rank_takes_up_a_set_that_grows() {
+    takes_up_a_grown_set(1);
+}
+
+#[test]
+fn two_ranks_take_up_a_set_that_grows() {
+    takes_up_a_grown_set(2);
+}
+
+#[test]
+fn a_grown_set_that_cannot_be_used_is_told_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shards, run_folder) = (folder.path().join("a.shards"), folder.path().join("a.run"));
+    write_shards(&shards, 11, 1, "one");
+    let plan = plan(&shards, &run_folder, 2, &["steps=6"]);
+    let (control, stats) = (Control::new(), TrainStats::new(0..2));
+    control.pause(true);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| run(&plan, &control, &stats));
+        while stats.step.load(Relaxed) < 1 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        write_shard(&shards, 1, 11..17, 1, "one");
+        let shard = shards.join("shard-000001.shard");
+        let bytes = fs::read(&shard).unwrap();
+        fs::remove_file(&shard).unwrap();
+        fs::write(&shard, &bytes[..bytes.len() - 7]).unwrap();
+        std::thread::sleep(super::supply::LOOK_EVERY * 2);
+        control.pause(false);
+        assert!(run.join().unwrap().unwrap().finished);
+    });
+    let told = &events(&run_folder, "not_grown")[0];
+    assert!(told["error"].as_str().unwrap().contains("shard-000001.shard"), "{told}");
 }

@@ -3,7 +3,7 @@
 use crate::pack::{Packer, Resume};
 use crate::prepare::{Batching, Group, Making, Outcome, PreparedGroup, Preparer};
 use crate::progress::Progress;
-use crate::source::{Entry, Source};
+use crate::source::{Entry, Listing};
 use crate::stages::{Stages, thread_ns, timed};
 use anyhow::{Context, Result, anyhow, bail};
 use beit_tokenizer::Tokenizer;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Everything the stages of one build share.
 pub struct Line<'a> {
-    pub source: &'a Source,
+    pub source: Listing<'a>,
     pub making: Making<'a>,
     pub batching: Batching,
     /// One per device; each has a thread of its own.

@@ -21,6 +21,11 @@ pub struct Stretch {
 }
 
 impl Stretch {
+    /// Facts about the tar.
+    pub fn metadata(&self) -> io::Result<std::fs::Metadata> {
+        self.file.metadata()
+    }
+
     /// All of it; the caller has looked at how much that is.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(self.bytes).map_err(io::Error::other)?];
