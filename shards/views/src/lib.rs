@@ -15,6 +15,7 @@ mod payload;
 mod random;
 mod render;
 mod resize;
+mod shrink;
 mod turbo;
 mod view;
 
@@ -23,4 +24,5 @@ pub use crate::mask::{MaskError, MaskSpec, PatchGrid, draw_mask};
 pub use crate::payload::{Payload, PayloadKind, pack_payload};
 pub use crate::random::{Draws, Purpose, SeedKey};
 pub use crate::render::{Renderer, StageTimes, contrast_grey};
+pub use crate::shrink::{encode_jpeg, shrink_to_short_side};
 pub use crate::view::{Interpolation, Jitter, JitterStep, PixelRect, View, ViewSpec, ViewSpecError};

@@ -92,6 +92,14 @@ impl Turbo {
         Ok(turbo)
     }
 
+    /// Encodes RGB as baseline JPEGs with chroma halved both ways.
+    pub fn encoder(quality: u8) -> Result<Self, DecodeError> {
+        let mut turbo = Self::new(tj::TJINIT_TJINIT_COMPRESS)?;
+        turbo.set(tj::TJPARAM_TJPARAM_QUALITY, c_int::from(quality.clamp(1, 100)))?;
+        turbo.set(tj::TJPARAM_TJPARAM_SUBSAMP, tj::TJSAMP_TJSAMP_420 as c_int)?;
+        Ok(turbo)
+    }
+
     fn new(kind: tj::TJINIT) -> Result<Self, DecodeError> {
         // SAFETY: no arguments to get wrong; null means no memory.
         let handle = unsafe { tj::tj3Init(kind as c_int) };
@@ -210,15 +218,53 @@ impl Turbo {
                 &raw const transform,
             )
         };
+        // SAFETY: buffer and size were written by the library in this call.
+        unsafe { self.take(code, buffer, size) }
+    }
+
+    /// Encodes interleaved RGB.
+    pub fn encode(&mut self, pixels: &[u8], (width, height): (u32, u32)) -> Result<Vec<u8>, Complaint> {
+        let sides = (c_int::try_from(width), c_int::try_from(height));
+        let (Ok(width), Ok(height)) = sides else {
+            return Err(Complaint::Fatal("a side that no JPEG can have".to_owned()));
+        };
+        if pixels.len() as u128 != width as u128 * height as u128 * 3 {
+            return Err(Complaint::Fatal("not as many pixels as the image has".to_owned()));
+        }
+        let mut buffer: *mut u8 = std::ptr::null_mut();
+        let mut size = 0u64;
+        // SAFETY: the library reads `height` close rows of `width` RGB pixels, whose bytes were counted just above; a null
+        // buffer asks it to allocate one itself.
+        let code = unsafe {
+            tj::tj3Compress8(
+                self.handle.as_ptr(),
+                pixels.as_ptr(),
+                width,
+                0,
+                height,
+                tj::TJPF_TJPF_RGB as c_int,
+                &raw mut buffer,
+                &raw mut size,
+            )
+        };
+        // SAFETY: buffer and size were written by the library in this call.
+        unsafe { self.take(code, buffer, size) }
+    }
+
+    /// What a call that ended with `code` wrote to a buffer of its own.
+    ///
+    /// # Safety
+    /// `buffer` is null or of the library's making, with `size` bytes in it; nobody uses it afterwards
+    unsafe fn take(&mut self, code: c_int, buffer: *mut u8, size: u64) -> Result<Vec<u8>, Complaint> {
         let complaint = if code == 0 { None } else { Some(self.complaint()) };
         let written = match (&complaint, buffer.is_null()) {
             (None | Some(Complaint::Warning(_)), false) => {
-                // SAFETY: the library says the buffer holds `size` bytes.
+                // SAFETY: the caller says that the buffer holds `size` bytes.
                 Some(unsafe { std::slice::from_raw_parts(buffer, size as usize) }.to_vec())
             }
             _ => None,
         };
-        // SAFETY: allocated by the library in this call, or null.
+        // SAFETY: of the library's making, or null, and not used again.
         unsafe { tj::tj3Free(buffer.cast()) };
         written.ok_or_else(|| complaint.unwrap_or_else(|| Complaint::Fatal("nothing was written".to_owned())))
     }

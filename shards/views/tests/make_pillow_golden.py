@@ -7,6 +7,8 @@ Usage: make_pillow_golden.py (Pillow >= 12, numpy). golden.bin holds the pixels 
   cut FILE LENGTH good|bad                whether Pillow reads the first LENGTH bytes
   view FILE B C S ORDER FLIP LEFT TOP WIDTH HEIGHT PX KERNEL GREY OFFSET
                                           jitter the whole image, flip, crop, resize
+  shrink FILE SIDE WIDTH HEIGHT OFFSET    LANCZOS to a short side of SIDE
+  encode FILE QUALITY WIDTH HEIGHT OFFSET pixels of the JPEG that save(quality=QUALITY) writes
 
 Pillow 13 resizes tall crops vertically first; BEiT's Pillow, and each one before 13, never did. Resizing in two steps gives
 the same pixels on all of them.
@@ -107,6 +109,21 @@ def view(name, px, kernel, width, height, flip):
                  f"{px} {kernel} {grey} {keep(np.asarray(crop))}")
 
 
+def shrink(name, side):
+    image = opened(name)
+    short = min(image.size)
+    width, height = (side if n == short else int(side * n / short) for n in image.size)
+    small = image.resize((width, image.height), Image.LANCZOS).resize((width, height), Image.LANCZOS)
+    index.append(f"shrink {name} {side} {width} {height} {keep(np.asarray(small))}")
+
+
+def encode(name, quality):
+    buffer = io.BytesIO()
+    opened(name).save(buffer, format="jpeg", quality=quality)
+    image = Image.open(buffer)
+    index.append(f"encode {name} {quality} {image.width} {image.height} {keep(np.asarray(image))}")
+
+
 os.makedirs(HERE, exist_ok=True)
 for old in os.listdir(HERE):
     os.remove(os.path.join(HERE, old))
@@ -170,6 +187,10 @@ view(names[2], 17, "lanczos", 17, 90, True)
 view(names[2], 16, "bicubic", 130, 16, False)
 view(names[0], 4, "lanczos", 171, 118, True)
 view("one-pixel.jpg", 8, "bicubic", 1, 1, True)
+
+shrink("large-444.jpg", 40)
+shrink("png-named.JPEG", 28)
+encode("png-named.JPEG", 90)
 
 with open(os.path.join(HERE, "golden.txt"), "w") as f:
     f.write("\n".join(index) + "\n")

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use beit_views::{
     Interpolation, Jitter, JitterStep, Limits, Payload, PayloadKind, PixelRect, Renderer, RgbImage,
-    StageTimes, View, contrast_grey, decode, pack_payload,
+    StageTimes, View, contrast_grey, decode, encode_jpeg, pack_payload, shrink_to_short_side,
 };
 
 fn data(name: &str) -> Vec<u8> {
@@ -166,4 +166,34 @@ fn a_view_of_a_payload_is_pillows() {
 fn a_renderer_moves_between_threads() {
     fn check<T: Send + 'static>() {}
     check::<Renderer>();
+}
+
+#[test]
+fn a_shrunk_image_is_pillows() {
+    let golden = data("golden.bin");
+    for line in lines("shrink") {
+        let [name, side, width, height, offset] = &line[..] else { panic!("{line:?}") };
+        let (_, image) = image(name);
+        let small = shrink_to_short_side(&image, number(side));
+        assert_eq!((small.width, small.height), (number(width), number(height)), "{name}");
+        check(
+            &format!("{name} shrunk to {side}"),
+            &small.pixels,
+            &golden[number(offset)..][..small.pixels.len()],
+        );
+    }
+}
+
+#[test]
+fn an_encoded_image_shows_what_pillows_does() {
+    let golden = data("golden.bin");
+    for line in lines("encode") {
+        let [name, quality, width, height, offset] = &line[..] else { panic!("{line:?}") };
+        let (_, image) = image(name);
+        let jpeg = encode_jpeg(&image, number(quality)).unwrap();
+        let coded = decode(&jpeg, &Limits::default()).unwrap();
+        assert_eq!((coded.width, coded.height), (number(width), number(height)), "{name}");
+        let expected = &golden[number(offset)..][..coded.pixels.len()];
+        check(&format!("{name} at quality {quality}"), &coded.pixels, expected);
+    }
 }
