@@ -160,7 +160,7 @@ impl<'a> Worker<'a> {
         self.renderer
             .render_payload(payload, &view, record.grey, px, options.interpolation, out.pixels, &mut times)
             .map_err(|error| Damage { reason: error.reason(), message: error.to_string() })?;
-        tally.decode_ns += times.splice_ns + times.decode_ns;
+        tally.decode_ns += times.entropy_ns + times.idct_ns;
         tally.jitter_ns += times.jitter_ns;
         tally.resize_ns += times.resize_ns;
         tally.bytes += record.payload.len() as u64;
