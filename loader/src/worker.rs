@@ -167,9 +167,8 @@ impl<'a> Worker<'a> {
         self.renderer
             .render_payload(payload, &view, record.grey, px, options.interpolation, out.pixels, &mut times)
             .map_err(|error| Damage { reason: error.reason(), message: error.to_string() })?;
-        // Until the renderer tells them apart, libjpeg-turbo's entropy decoding counts as idct.
-        (tally.entropy_ns, tally.idct_ns) =
-            (tally.entropy_ns + times.splice_ns, tally.idct_ns + times.decode_ns);
+        tally.entropy_ns += times.entropy_ns;
+        tally.idct_ns += times.idct_ns;
         tally.jitter_ns += times.jitter_ns;
         tally.resize_ns += times.resize_ns;
         tally.bytes += record.payload.len() as u64;

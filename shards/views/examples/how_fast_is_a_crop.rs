@@ -179,9 +179,9 @@ fn measure(samples: &[Sample], passes: u32) -> Result<(), Box<dyn Error>> {
     println!("images per second of CPU time: {:.0} (passes {:.0?})", sorted[sorted.len() / 2], rates);
     let each = |ns: u64| ns as f64 / 1e3 / (samples.len() as f64 * f64::from(passes));
     println!(
-        "us per image, wall clock: splice {:.1}, decode {:.1}, jitter and across {:.1}, down {:.1}",
-        each(times.splice_ns),
-        each(times.decode_ns),
+        "us per image, wall clock: entropy {:.1}, inverse DCT and colour {:.1}, jitter {:.1}, resize {:.1}",
+        each(times.entropy_ns),
+        each(times.idct_ns),
         each(times.jitter_ns),
         each(times.resize_ns)
     );

@@ -2,18 +2,42 @@
 
 use crate::view::{Jitter, JitterStep};
 
+/// New values for the 256 values of a channel.
+pub(crate) type Curve = [u8; 256];
+
 /// A jitter whose grey is known, so that it acts on each pixel by itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tone {
     /// The steps that are taken, with their factors.
     pub steps: [(JitterStep, f32); 3],
     /// The mean grey that contrast blends with.
     pub grey: u8,
+    /// What the steps before saturation do to each channel, if anything.
+    pub before: Option<Box<Curve>>,
+    /// The factor of saturation, if it changes anything.
+    pub saturation: Option<f32>,
+    /// What the steps after saturation do to each channel, if anything.
+    pub after: Option<Box<Curve>>,
 }
 
 impl Tone {
     pub fn new(jitter: &Jitter, grey: u8) -> Self {
-        Self { steps: jitter.order.map(|step| (step, jitter.factor(step))), grey }
+        Self::of(jitter.order.map(|step| (step, jitter.factor(step))), grey)
+    }
+
+    /// A tone of these steps, each of which comes once.
+    pub fn of(steps: [(JitterStep, f32); 3], grey: u8) -> Self {
+        let place = steps.iter().position(|&(step, _)| step == JitterStep::Saturation);
+        let (before, rest) = steps.split_at(place.unwrap_or(steps.len()));
+        let (saturation, after) =
+            rest.split_first().map_or((None, rest), |(step, rest)| (Some(step.1), rest));
+        Self {
+            steps,
+            grey,
+            before: curve(before, grey),
+            saturation: saturation.filter(|&factor| factor != 1.0),
+            after: curve(after, grey),
+        }
     }
 
     /// The steps before contrast, which its grey depends on.
@@ -59,4 +83,17 @@ pub(crate) fn luma([r, g, b]: [u8; 3]) -> u8 {
 pub(crate) fn blend(base: u8, value: u8, factor: f32) -> u8 {
     let change = f32::from(i16::from(value) - i16::from(base));
     (f32::from(base) + factor * change) as u8 // saturates and cuts
+}
+
+/// What steps that act on each channel by itself do to every value.
+fn curve(steps: &[(JitterStep, f32)], grey: u8) -> Option<Box<Curve>> {
+    if steps.iter().all(|&(_, factor)| factor == 1.0) {
+        return None;
+    }
+    let mut values = Box::new(std::array::from_fn(|value| value as u8));
+    for &(step, factor) in steps {
+        let base = if step == JitterStep::Contrast { grey } else { 0 };
+        values.iter_mut().for_each(|value| *value = blend(base, *value, factor));
+    }
+    Some(values)
 }

@@ -1,4 +1,4 @@
-//! The three inner loops of a render, each in plain Rust and for the vector units that the machine turns out to have.
+//! The inner loops of a decode and a render, each in plain Rust and for the vector units that the machine turns out to have.
 //!
 //! All give the same bytes. Between them a row is kept channel after channel, each padded to whole vectors, so that
 //! vectors may be read and written past its end.
@@ -9,8 +9,11 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod colour;
+mod inverse;
 
 use crate::jitter::{Tone, luma};
+use crate::region::Quad;
 use crate::resize::{self, Plan};
 
 /// Bytes that a kernel may touch past the last sample of a channel's row.
@@ -43,14 +46,15 @@ impl Level {
         let mut levels = vec![Self::Plain];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") {
+            let wide = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
+            if wide {
                 levels.push(Self::Avx2);
             }
             let deep = is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vbmi")
                 && is_x86_feature_detected!("avx512vnni");
-            if deep && is_x86_feature_detected!("avx2") {
+            if deep && wide {
                 levels.push(Self::Avx512);
             }
         }
@@ -68,8 +72,64 @@ impl Level {
         }
     }
 
-    /// Jitters a row of interleaved RGB into three channels, `padded(columns)` bytes apart.
-    pub fn tone(self, tone: &Tone, row: &[u8], planes: &mut [u8]) {
+    /// Runs plain Rust, if it is inlined, with the bit and vector instructions of this machine.
+    #[inline(always)]
+    pub fn run<T>(self, code: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Plain => code(),
+            // SAFETY: the level was found on this machine.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::Avx512 => unsafe { avx2::run(code) },
+        }
+    }
+
+    /// Four blocks of coefficients, of which the first `reach` in coding order may not be zero, to eight rows of 32 samples.
+    /// Leaves zeros behind.
+    pub fn inverse(self, quad: &mut Quad, quant: &[i16; 64], reach: u8, out: &mut [u8], stride: usize) {
+        assert!(out.len() >= 7 * stride + 32 && stride >= 32, "room for eight rows");
+        let done = match self {
+            Self::Plain => false,
+            // SAFETY: the level was found on this machine; the eight rows fit `out`.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::inverse(quad, quant, reach, out, stride) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::inverse(quad, quant, reach, out, stride) },
+        };
+        if !done {
+            inverse::plain(quad, quant, out, stride);
+        }
+        match reach <= inverse::SPARSE_REACH {
+            true => quad[..128].fill(0),
+            false => quad.fill(0),
+        }
+    }
+
+    /// Luma and two chromas to red, green and blue, `padded(columns)` bytes apart; whole vectors are read of each.
+    pub fn colour(self, from: [&[u8]; 3], columns: usize, planes: &mut [u8]) {
+        let stride = padded(columns);
+        assert!(planes.len() >= 3 * stride, "three padded channels");
+        assert!(from.iter().all(|channel| channel.len() >= columns.next_multiple_of(PAD)), "whole vectors");
+        match self {
+            Self::Plain => {
+                for x in 0..columns {
+                    let pixel = colour::pixel(from[0][x], from[1][x], from[2][x]);
+                    for (channel, value) in pixel.into_iter().enumerate() {
+                        planes[channel * stride + x] = value;
+                    }
+                }
+            }
+            // SAFETY: the level was found on this machine; whole vectors are there, and fit each padded channel.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::colour(from, columns, planes, stride) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::colour(from, columns, planes, stride) },
+        }
+    }
+
+    /// A row of interleaved RGB to three channels, `padded(columns)` bytes apart.
+    pub fn split(self, row: &[u8], planes: &mut [u8]) {
         let columns = row.len() / 3;
         let stride = padded(columns);
         assert!(planes.len() >= 3 * stride, "three padded channels");
@@ -77,16 +137,35 @@ impl Level {
             Self::Plain => 0,
             // SAFETY: the level was found on this machine, and `planes` has room for three padded channels.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::tone(tone, row, planes, stride) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::tone(tone, row, planes, stride) },
+            Self::Avx2 | Self::Avx512 => unsafe { avx2::split(row, planes, stride) },
         };
         let (pixels, _) = row.as_chunks::<3>();
         for (x, &pixel) in pixels.iter().enumerate().skip(done) {
-            for (channel, value) in tone.apply(pixel).into_iter().enumerate() {
+            for (channel, value) in pixel.into_iter().enumerate() {
                 planes[channel * stride + x] = value;
             }
+        }
+    }
+
+    /// Jitters three channels of a row, `padded(columns)` bytes apart.
+    pub fn tone(self, tone: &Tone, columns: usize, planes: &mut [u8]) {
+        let stride = padded(columns);
+        assert!(planes.len() >= 3 * stride, "three padded channels");
+        match self {
+            Self::Plain => {
+                for x in 0..columns {
+                    let pixel = std::array::from_fn(|channel| planes[channel * stride + x]);
+                    for (channel, value) in tone.apply(pixel).into_iter().enumerate() {
+                        planes[channel * stride + x] = value;
+                    }
+                }
+            }
+            // SAFETY: the level was found on this machine; there are three padded channels.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::tone(tone, columns, planes, stride) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::tone(tone, columns, planes, stride) },
         }
     }
 
@@ -115,10 +194,10 @@ impl Level {
         total + rest
     }
 
-    /// Resizes one padded channel of a row across, to `padded(plan.output)` bytes of which the first ones count.
+    /// Resizes one padded channel of a row across; up to 15 bytes more are written than the plan's output.
     pub fn across(self, plan: &Plan, row: &[u8], out: &mut [u8]) {
         assert!(row.len() >= padded(plan.input as usize), "a padded row");
-        assert!(out.len() >= padded(plan.output as usize), "room for a padded row");
+        assert!(out.len() >= (plan.output as usize).next_multiple_of(16), "room for whole groups");
         match self {
             Self::Plain => resize::across(plan, row, &mut out[..plan.output as usize]),
             // SAFETY: the level was found on this machine, the plan was packed for it, both rows are padded.
@@ -151,10 +230,7 @@ impl Level {
     /// Three channels, `stride` bytes apart, to interleaved RGB.
     pub fn interleave(self, planes: &[u8], stride: usize, out: &mut [u8]) {
         let columns = out.len() / 3;
-        assert!(
-            stride >= columns.next_multiple_of(PAD) && planes.len() >= 3 * stride,
-            "three padded channels"
-        );
+        assert!(stride >= columns && planes.len() >= 3 * stride, "three channels");
         let done = match self {
             Self::Plain => 0,
             // SAFETY: the level was found on this machine; whole vectors of each channel are there.

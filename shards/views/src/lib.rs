@@ -13,6 +13,7 @@ mod markers;
 mod mask;
 mod payload;
 mod random;
+mod region;
 mod render;
 mod resize;
 mod shrink;

@@ -1,25 +1,29 @@
 //! From pixels or a payload to a finished view.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::image::{DecodeError, RgbImage};
 use crate::jitter::Tone;
-use crate::kernels::{Level, padded};
+use crate::kernels::Level;
 use crate::payload::{Payload, PayloadKind, splice};
-use crate::resize::Plan;
+use crate::region::RegionDecoder;
 use crate::turbo::{Complaint, Pixels, Turbo};
 use crate::view::{Interpolation, Jitter, PixelRect, View};
+
+mod stages;
+
+pub(crate) use stages::Stages;
 
 /// Nanoseconds spent per stage; each render adds to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageTimes {
-    /// Cutting the crop's segments out of the payload.
-    pub splice_ns: u64,
-    /// Entropy decoding, inverse DCT and colour.
-    pub decode_ns: u64,
-    /// Colour jitter, flip and the horizontal pass of the resize.
+    /// Finding the crop's segments and entropy decoding; all of the decoding where libjpeg-turbo does it.
+    pub entropy_ns: u64,
+    /// Inverse DCT, spreading of chroma, colour.
+    pub idct_ns: u64,
+    /// Colour jitter.
     pub jitter_ns: u64,
-    /// The vertical pass of the resize.
+    /// Both passes of the resize, and the flip.
     pub resize_ns: u64,
 }
 
@@ -30,23 +34,16 @@ pub fn contrast_grey(image: &RgbImage, jitter: &Jitter) -> u8 {
     (sum as f64 / (image.pixels.len() / 3).max(1) as f64 + 0.5) as u8
 }
 
-/// Renders views; keeps its buffers and its decoder from one to the next.
+/// Renders views; keeps its buffers and its decoders from one to the next.
 #[derive(Debug)]
 pub struct Renderer {
     level: Level,
+    decoder: RegionDecoder,
     turbo: Option<Turbo>,
-    /// The small JPEG of a crop.
+    /// The small JPEG of a crop, and its pixels, where libjpeg-turbo decodes it.
     jpeg: Vec<u8>,
-    /// Its pixels.
     pixels: Vec<u8>,
-    across: Plan,
-    down: Plan,
-    /// One jittered row, channel after channel.
-    planes: Vec<u8>,
-    /// Rows resized across, channel after channel in each row.
-    middle: Vec<u8>,
-    /// One finished row, channel after channel.
-    row: Vec<u8>,
+    stages: Stages,
 }
 
 impl Default for Renderer {
@@ -64,6 +61,15 @@ struct Region<'a> {
     rect: PixelRect,
 }
 
+impl Region<'_> {
+    /// Row `y` of the rectangle, as three channels.
+    fn row(&self, level: Level, y: usize, planes: &mut [u8]) {
+        let PixelRect { left, top, width, .. } = self.rect;
+        let start = ((top as usize + y) * self.columns as usize + left as usize) * 3;
+        level.split(&self.pixels[start..start + 3 * width as usize], planes);
+    }
+}
+
 impl Renderer {
     /// A renderer without memory yet; the first render allocates.
     pub fn new() -> Self {
@@ -73,14 +79,11 @@ impl Renderer {
     fn on(level: Level) -> Self {
         Self {
             level,
+            decoder: RegionDecoder::default(),
             turbo: None,
             jpeg: Vec::new(),
             pixels: Vec::new(),
-            across: Plan::default(),
-            down: Plan::default(),
-            planes: Vec::new(),
-            middle: Vec::new(),
-            row: Vec::new(),
+            stages: Stages::default(),
         }
     }
 
@@ -139,28 +142,43 @@ impl Renderer {
                 self.render_region(region, view, grey, (px, interpolation), out, times);
             }
             PayloadKind::Jpeg => {
-                let (columns, rect) = self.decode_crop(&payload, rect, times)?;
-                let pixels = std::mem::take(&mut self.pixels);
-                let region = Region { pixels: &pixels, columns, rect };
-                self.render_region(region, view, grey, (px, interpolation), out, times);
-                self.pixels = pixels;
+                let spent = self.decoder.decode(self.level, &payload, rect)?;
+                let Some(spent) = spent else {
+                    return self.render_spliced(&payload, rect, view, grey, (px, interpolation), out, times);
+                };
+                let Self { level, decoder, stages, .. } = self;
+                let tone = Tone::new(&view.jitter, grey);
+                stages.set(*level, (rect.width, rect.height), (px, px), interpolation, view.flip);
+                let row = |y, planes: &mut [u8]| decoder.row(*level, rect, rect.top + y as u32, planes);
+                let stages = stages.run(*level, Some(&tone), row, out);
+                times.entropy_ns += nanoseconds(spent.entropy);
+                times.idct_ns += nanoseconds(spent.inverse + stages.fetch);
+                times.jitter_ns += nanoseconds(stages.jitter);
+                times.resize_ns += nanoseconds(stages.resize);
             }
         }
         Ok(())
     }
 
-    /// Decodes at least `rect` into `self.pixels`; says how wide those rows are and where in them `rect` lies.
-    fn decode_crop(
+    /// As [`render_payload`](Self::render_payload), for JPEGs of a rare kind: libjpeg-turbo decodes a small JPEG of the
+    /// crop's segments.
+    #[expect(clippy::too_many_arguments, reason = "as above")]
+    fn render_spliced(
         &mut self,
         payload: &Payload<'_>,
         rect: PixelRect,
+        view: &View,
+        grey: u8,
+        size: (u32, Interpolation),
+        out: &mut [u8],
         times: &mut StageTimes,
-    ) -> Result<(u32, PixelRect), DecodeError> {
+    ) -> Result<(), DecodeError> {
         let started = Instant::now();
         let cut = splice(payload, rect, &mut self.jpeg)?;
-        let spliced = Instant::now();
-        let size = cut.width as usize * cut.height as usize * 3;
-        grow(&mut self.pixels, size);
+        let len = cut.width as usize * cut.height as usize * 3;
+        if self.pixels.len() < len {
+            self.pixels.resize(len, 0);
+        }
         let turbo = match &mut self.turbo {
             Some(turbo) => turbo,
             none => none.insert(Turbo::decoder(0)?),
@@ -171,9 +189,13 @@ impl Renderer {
                 return Err(DecodeError::corrupt(format!("payload: {detail}")));
             }
         }
-        times.splice_ns += nanoseconds(started, spliced);
-        times.decode_ns += nanoseconds(spliced, Instant::now());
-        Ok((cut.width, PixelRect { left: rect.left - cut.left, top: rect.top - cut.top, ..rect }))
+        times.entropy_ns += nanoseconds(started.elapsed());
+        let pixels = std::mem::take(&mut self.pixels);
+        let rect = PixelRect { left: rect.left - cut.left, top: rect.top - cut.top, ..rect };
+        let region = Region { pixels: &pixels, columns: cut.width, rect };
+        self.render_region(region, view, grey, size, out, times);
+        self.pixels = pixels;
+        Ok(())
     }
 
     fn render_region(
@@ -185,46 +207,17 @@ impl Renderer {
         out: &mut [u8],
         times: &mut StageTimes,
     ) {
-        let side = px as usize;
-        assert_eq!(out.len(), side * side * 3, "a view of {px} pixels has {px} x {px} x 3 bytes");
-        let started = Instant::now();
-        let PixelRect { left, top, width, height } = region.rect;
+        let Self { level, stages, .. } = self;
+        let PixelRect { width, height, .. } = region.rect;
         let tone = Tone::new(&view.jitter, grey);
-        self.across.set(width, px, interpolation, view.flip);
-        self.down.set(height, px, interpolation, false);
-        let level = self.level;
-        level.pack(&mut self.across);
-        level.pack(&mut self.down);
-        let (columns, stride) = (width as usize, padded(side));
-        grow(&mut self.planes, 3 * padded(columns));
-        grow(&mut self.middle, height as usize * 3 * stride);
-        grow(&mut self.row, 3 * stride);
-        for (y, middle) in self.middle.chunks_exact_mut(3 * stride).take(height as usize).enumerate() {
-            let start = ((top as usize + y) * region.columns as usize + left as usize) * 3;
-            level.tone(&tone, &region.pixels[start..start + 3 * columns], &mut self.planes);
-            for (plane, middle) in
-                self.planes.chunks_exact(padded(columns)).zip(middle.chunks_exact_mut(stride))
-            {
-                level.across(&self.across, plane, middle);
-            }
-        }
-        let halfway = Instant::now();
-        for (y, out) in out.chunks_exact_mut(3 * side).enumerate() {
-            level.down(&self.down, y, &self.middle, &mut self.row[..3 * stride]);
-            level.interleave(&self.row, stride, out);
-        }
-        times.jitter_ns += nanoseconds(started, halfway);
-        times.resize_ns += nanoseconds(halfway, Instant::now());
+        stages.set(*level, (width, height), (px, px), interpolation, view.flip);
+        let row = |y, planes: &mut [u8]| region.row(*level, y, planes);
+        let spent = stages.run(*level, Some(&tone), row, out);
+        times.jitter_ns += nanoseconds(spent.fetch + spent.jitter);
+        times.resize_ns += nanoseconds(spent.resize);
     }
 }
 
-fn nanoseconds(from: Instant, to: Instant) -> u64 {
-    (to - from).as_nanos() as u64
-}
-
-/// Makes room without ever giving any back.
-fn grow(buffer: &mut Vec<u8>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
+fn nanoseconds(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
 }

@@ -1,11 +1,10 @@
 //! Smaller and re-encoded copies of images, for data sets that trade pixels for speed.
 
 use crate::image::{DecodeError, RgbImage};
-use crate::jitter::Tone;
-use crate::kernels::{Level, padded};
-use crate::resize::Plan;
+use crate::kernels::Level;
+use crate::render::Stages;
 use crate::turbo::Turbo;
-use crate::view::{Interpolation, Jitter};
+use crate::view::Interpolation;
 
 /// Shrinks an image so that its shorter side has `side` pixels; an image whose shorter side is no longer stays as it is.
 ///
@@ -28,28 +27,12 @@ pub fn shrink_to_short_side(image: &RgbImage, side: u32) -> RgbImage {
 }
 
 fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    let level = Level::detect();
-    let tone = Tone::new(&Jitter::NONE, 0);
-    let (mut across, mut down) = (Plan::default(), Plan::default());
-    across.set(image.width, width, Interpolation::Lanczos, false);
-    down.set(image.height, height, Interpolation::Lanczos, false);
-    level.pack(&mut across);
-    level.pack(&mut down);
-    let (columns, stride) = (image.width as usize, padded(width as usize));
-    let mut planes = vec![0; 3 * padded(columns)];
-    let mut middle = vec![0; image.height as usize * 3 * stride];
-    for (row, middle) in image.pixels.chunks_exact(3 * columns).zip(middle.chunks_exact_mut(3 * stride)) {
-        level.tone(&tone, row, &mut planes);
-        for (plane, middle) in planes.chunks_exact(padded(columns)).zip(middle.chunks_exact_mut(stride)) {
-            level.across(&across, plane, middle);
-        }
-    }
-    let mut row = vec![0; 3 * stride];
+    let (level, mut stages) = (Level::detect(), Stages::default());
+    stages.set(level, (image.width, image.height), (width, height), Interpolation::Lanczos, false);
+    let pitch = 3 * image.width as usize;
+    let row = |y: usize, planes: &mut [u8]| level.split(&image.pixels[y * pitch..(y + 1) * pitch], planes);
     let mut pixels = vec![0; width as usize * height as usize * 3];
-    for (y, out) in pixels.chunks_exact_mut(3 * width as usize).enumerate() {
-        level.down(&down, y, &middle, &mut row);
-        level.interleave(&row, stride, out);
-    }
+    stages.run(level, None, row, &mut pixels);
     RgbImage { width, height, pixels }
 }
 

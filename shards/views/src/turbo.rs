@@ -100,6 +100,17 @@ impl Turbo {
         Ok(turbo)
     }
 
+    /// As [`encoder`](Self::encoder), of another sampling, and of red, green and blue themselves if `rgb`.
+    #[cfg(test)]
+    pub fn sampler(quality: u8, sampling: u32, rgb: bool) -> Result<Self, DecodeError> {
+        let mut turbo = Self::encoder(quality)?;
+        turbo.set(tj::TJPARAM_TJPARAM_SUBSAMP, sampling as c_int)?;
+        if rgb {
+            turbo.set(tj::TJPARAM_TJPARAM_COLORSPACE, tj::TJCS_TJCS_RGB as c_int)?;
+        }
+        Ok(turbo)
+    }
+
     fn new(kind: tj::TJINIT) -> Result<Self, DecodeError> {
         // SAFETY: no arguments to get wrong; null means no memory.
         let handle = unsafe { tj::tj3Init(kind as c_int) };

@@ -4,7 +4,10 @@
 
 use std::arch::x86_64::*;
 
+use super::colour::{FactorPairs, colour};
+use super::inverse::{PAIRS, SHIFTS, SHORT_BIAS, SPARSE_PAIRS, SPARSE_REACH, inverse};
 use crate::jitter::Tone;
+use crate::region::Quad;
 use crate::resize::{HALF, PRECISION_BITS, Plan};
 use crate::view::JitterStep;
 
@@ -42,33 +45,76 @@ unsafe fn load(row: &[u8], x: usize, picks: [__m256i; 3]) -> Pixels {
     picks.map(|pick| _mm256_cvtepi32_ps(_mm256_shuffle_epi8(raw, pick)))
 }
 
+/// Eight pixels at a time of three channels.
+///
 /// # Safety
-/// AVX2; `planes` has room for three channels of `stride` bytes, which is at least the row's pixels
+/// AVX2; `planes` has three padded channels for `columns`, `stride` bytes apart
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn tone(tone: &Tone, row: &[u8], planes: &mut [u8], stride: usize) -> usize {
-    let columns = row.len() / 3;
-    let picks = picks();
+pub(super) unsafe fn tone(tone: &Tone, columns: usize, planes: &mut [u8], stride: usize) {
     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    let mut x = 0;
-    while 3 * x + 28 <= row.len() && x + 8 <= columns {
-        // SAFETY: bytes 3x to 3x + 28 lie in `row`, as the loop's condition says.
-        let mut pixels = unsafe { load(row, x, picks) };
+    for x in (0..columns).step_by(8) {
+        // SAFETY: x < columns, and each channel has 64 bytes more than that.
+        let mut pixels: Pixels = std::array::from_fn(|channel| unsafe {
+            let bytes = _mm_loadl_epi64(planes.as_ptr().add(channel * stride + x).cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+        });
         for &(step, factor) in &tone.steps {
-            pixels = blend(pixels, step, factor, tone.grey);
+            if factor != 1.0 {
+                pixels = blend(pixels, step, factor, tone.grey);
+            }
         }
         let [r, g, b] = pixels.map(|channel| _mm256_cvttps_epi32(channel));
         let blues = _mm256_packs_epi32(b, b);
         let packed = _mm256_packus_epi16(_mm256_packs_epi32(r, g), blues);
         let packed = _mm256_permutevar8x32_epi32(packed, order);
         let (two, blue) = (_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed));
-        // SAFETY: x + 8 <= columns <= stride, and three strides fit `planes`.
+        // SAFETY: as above.
         unsafe {
             let at = planes.as_mut_ptr().add(x);
             _mm_storel_epi64(at.cast(), two);
             _mm_storel_epi64(at.add(stride).cast(), _mm_unpackhi_epi64(two, two));
             _mm_storel_epi64(at.add(2 * stride).cast(), blue);
         }
-        x += 8;
+    }
+}
+
+/// Sixteen pixels at a time to three channels; says how many.
+///
+/// # Safety
+/// AVX2; `planes` has room for three channels of `stride` bytes, which is at least the row's pixels
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn split(row: &[u8], planes: &mut [u8], stride: usize) -> usize {
+    let columns = row.len() / 3;
+    // Sample i of channel c is byte 3 i + c of the 48 that 16 pixels take.
+    let picks: [[__m128i; 3]; 3] = std::array::from_fn(|channel| {
+        std::array::from_fn(|part| {
+            let mut bytes = [-1i8; 16];
+            for (at, byte) in bytes.iter_mut().enumerate() {
+                let place = 3 * at + channel;
+                if place / 16 == part {
+                    *byte = (place % 16) as i8;
+                }
+            }
+            // SAFETY: 16 bytes are read from an array of 16.
+            unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+        })
+    });
+    let mut x = 0;
+    while x + 16 <= columns {
+        // SAFETY: 48 bytes from 3x on lie in `row`, as x + 16 <= columns.
+        let parts: [__m128i; 3] = std::array::from_fn(|part| unsafe {
+            _mm_loadu_si128(row.as_ptr().add(3 * x + 16 * part).cast())
+        });
+        for (channel, picks) in picks.iter().enumerate() {
+            let [a, b, c]: [__m128i; 3] =
+                std::array::from_fn(|part| _mm_shuffle_epi8(parts[part], picks[part]));
+            // SAFETY: x + 16 <= columns <= stride, and three strides fit `planes`.
+            unsafe {
+                let at = planes.as_mut_ptr().add(channel * stride + x);
+                _mm_storeu_si128(at.cast(), _mm_or_si128(_mm_or_si128(a, b), c));
+            }
+        }
+        x += 16;
     }
     x
 }
@@ -231,25 +277,25 @@ pub(super) unsafe fn down(plan: &Plan, index: usize, rows: &[u8], out: &mut [u8]
     }
 }
 
+/// Byte i of the 48 that 16 pixels take is sample i / 3 of channel i % 3: for each 16 of them, and each channel, its bytes.
+static MIX: [[[i8; 16]; 3]; 3] = {
+    let mut picks = [[[-1; 16]; 3]; 3];
+    let mut at = 0;
+    while at < 48 {
+        picks[at / 16][at % 3][at % 16] = (at / 3) as i8;
+        at += 1;
+    }
+    picks
+};
+
 /// # Safety
-/// AVX2; `planes` has three channels `stride` bytes apart, each a whole number of vectors
+/// AVX2; `planes` has three channels `stride` bytes apart, which is at least the pixels of `out`
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn interleave(planes: &[u8], stride: usize, out: &mut [u8]) -> usize {
     let columns = out.len() / 3;
-    // Byte i of the 48 that 16 pixels take is sample i / 3 of channel i % 3.
-    let picks: [[__m128i; 3]; 3] = std::array::from_fn(|part| {
-        std::array::from_fn(|channel| {
-            let mut bytes = [-1i8; 16];
-            for (at, byte) in bytes.iter_mut().enumerate() {
-                let place = 16 * part + at;
-                if place % 3 == channel {
-                    *byte = (place / 3) as i8;
-                }
-            }
-            // SAFETY: 16 bytes are read from an array of 16.
-            unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-        })
-    });
+    // SAFETY: 16 bytes are read from an array of 16.
+    let picks = MIX.map(|part| part.map(|bytes| unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }));
     let mut x = 0;
     while x + 16 <= columns {
         // SAFETY: x + 16 <= columns <= stride, and three strides lie in `planes`.
@@ -257,8 +303,9 @@ pub(super) unsafe fn interleave(planes: &[u8], stride: usize, out: &mut [u8]) ->
             _mm_loadu_si128(planes.as_ptr().add(channel * stride + x).cast())
         });
         for (part, picks) in picks.iter().enumerate() {
-            let [r, g, b]: [__m128i; 3] =
-                std::array::from_fn(|channel| _mm_shuffle_epi8(channels[channel], picks[channel]));
+            let r = _mm_shuffle_epi8(channels[0], picks[0]);
+            let g = _mm_shuffle_epi8(channels[1], picks[1]);
+            let b = _mm_shuffle_epi8(channels[2], picks[2]);
             // SAFETY: 48 bytes from 3x on lie in `out`, as x + 16 <= columns.
             unsafe {
                 let at = out.as_mut_ptr().add(3 * x + 16 * part);
@@ -268,4 +315,110 @@ pub(super) unsafe fn interleave(planes: &[u8], stride: usize, out: &mut [u8]) ->
         x += 16;
     }
     x
+}
+
+inverse!(
+    "avx2",
+    __m256i,
+    i32,
+    _mm256_set1_epi32,
+    _mm256_setzero_si256,
+    _mm256_add_epi16,
+    _mm256_sub_epi16,
+    _mm256_add_epi32,
+    _mm256_sub_epi32,
+    _mm256_madd_epi16,
+    _mm256_srai_epi32,
+    _mm256_packs_epi32,
+    _mm256_packs_epi16,
+    _mm256_xor_si256,
+    _mm256_unpacklo_epi8,
+    _mm256_unpackhi_epi8,
+    _mm256_unpacklo_epi16,
+    _mm256_unpackhi_epi16,
+    _mm256_unpacklo_epi32,
+    _mm256_unpackhi_epi32,
+    _mm256_unpacklo_epi64,
+    _mm256_unpackhi_epi64
+);
+
+/// Four blocks to eight rows of 32 samples, two at a time; `false` if a coefficient is too large for this way.
+///
+/// # Safety
+/// AVX2; seven strides and 32 bytes fit `out`
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn inverse(
+    quad: &Quad,
+    quant: &[i16; 64],
+    reach: u8,
+    out: &mut [u8],
+    stride: usize,
+) -> bool {
+    for half in 0..2 {
+        let row = |y: usize| {
+            // SAFETY: y is 0 to 7, half is 0 or 1; a quad has 8 rows of 64 bytes, a table 8 of 16.
+            unsafe {
+                let steps = _mm256_broadcastsi128_si256(_mm_loadu_si128(quant.as_ptr().add(8 * y).cast()));
+                let at = quad.as_ptr().add(32 * y + 16 * half);
+                _mm256_mullo_epi16(_mm256_loadu_si256(at.cast()), steps)
+            }
+        };
+        let first = row(0);
+        let biased = _mm256_add_epi16(first, _mm256_set1_epi16(SHORT_BIAS));
+        if _mm256_testz_si256(biased, _mm256_set1_epi16(0xC000u16 as i16)) == 0 {
+            return false;
+        }
+        let pairs = match reach {
+            0 | 1 => {
+                let flat = _mm256_srai_epi16::<3>(_mm256_add_epi16(first, _mm256_set1_epi16(4)));
+                let flat = _mm256_shuffle_epi8(_mm256_packs_epi16(flat, flat), _mm256_setzero_si256());
+                [_mm256_xor_si256(flat, _mm256_set1_epi32(0x8080_8080u32 as i32)); 4]
+            }
+            2..=SPARSE_REACH => sparse([first, row(1), row(2), row(3)]),
+            _ => dense([first, row(1), row(2), row(3), row(4), row(5), row(6), row(7)]),
+        };
+        for (pair, rows) in pairs.into_iter().enumerate() {
+            let rows = _mm256_permute4x64_epi64::<0b11_01_10_00>(rows);
+            // SAFETY: rows 0 to 7 of 32 bytes fit `out`, as the caller says.
+            unsafe {
+                let at = out.as_mut_ptr().add(2 * pair * stride + 16 * half);
+                _mm_storeu_si128(at.cast(), _mm256_castsi256_si128(rows));
+                _mm_storeu_si128(at.add(stride).cast(), _mm256_extracti128_si256::<1>(rows));
+            }
+        }
+    }
+    true
+}
+
+colour!(
+    "avx2",
+    32,
+    __m256i,
+    _mm256_loadu_si256,
+    _mm256_storeu_si256,
+    _mm256_set1_epi8,
+    _mm256_set1_epi16,
+    _mm256_set1_epi32,
+    _mm256_setzero_si256,
+    _mm256_unpacklo_epi8,
+    _mm256_unpackhi_epi8,
+    _mm256_unpacklo_epi16,
+    _mm256_unpackhi_epi16,
+    _mm256_add_epi16,
+    _mm256_sub_epi16,
+    _mm256_mulhi_epi16,
+    _mm256_srai_epi16,
+    _mm256_add_epi32,
+    _mm256_madd_epi16,
+    _mm256_srai_epi32,
+    _mm256_packs_epi32,
+    _mm256_packus_epi16,
+    _mm256_sub_epi8
+);
+
+/// # Safety
+/// AVX2, BMI2
+#[target_feature(enable = "avx2,bmi2")]
+pub(super) unsafe fn run<T>(code: impl FnOnce() -> T) -> T {
+    code()
 }

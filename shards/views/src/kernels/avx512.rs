@@ -5,7 +5,10 @@
 use std::arch::x86_64::*;
 
 use super::avx2;
-use crate::jitter::Tone;
+use super::colour::{FactorPairs, colour};
+use super::inverse::{PAIRS, SHIFTS, SHORT_BIAS, SPARSE_PAIRS, SPARSE_REACH, inverse};
+use crate::jitter::{Curve, Tone};
+use crate::region::Quad;
 use crate::resize::{self, HALF, PRECISION_BITS, Plan};
 use crate::view::JitterStep;
 
@@ -37,29 +40,76 @@ unsafe fn load(row: &[u8], x: usize, count: usize, picks: [__m512i; 3]) -> Pixel
     picks.map(|pick| _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(lowest, pick, raw)))
 }
 
+/// Sixty-four pixels at a time of three channels.
+///
 /// # Safety
-/// AVX-512 F, BW, VL, VBMI; `planes` has room for three channels of `stride` bytes, which is at least the row's pixels
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-pub(super) unsafe fn tone(tone: &Tone, row: &[u8], planes: &mut [u8], stride: usize) -> usize {
-    let columns = row.len() / 3;
-    let picks = picks();
-    for x in (0..columns).step_by(16) {
-        let left = (columns - x).min(16);
-        // SAFETY: x + left <= columns.
-        let mut pixels = unsafe { load(row, x, left, picks) };
-        for &(step, factor) in &tone.steps {
-            pixels = blend(pixels, step, factor, tone.grey);
+/// AVX-512 F, BW, VBMI; `planes` has three padded channels for `columns`, `stride` bytes apart
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+pub(super) unsafe fn tone(tone: &Tone, columns: usize, planes: &mut [u8], stride: usize) {
+    let load = |curve: &Curve| -> [__m512i; 4] {
+        // SAFETY: a curve has four vectors.
+        std::array::from_fn(|part| unsafe { _mm512_loadu_si512(curve.as_ptr().add(64 * part).cast()) })
+    };
+    let before = tone.before.as_deref().map(load);
+    let after = tone.after.as_deref().map(load);
+    for x in (0..columns).step_by(64) {
+        // SAFETY: x is a multiple of 64 below columns, and each channel has whole vectors.
+        let mut bytes: [__m512i; 3] = std::array::from_fn(|channel| unsafe {
+            _mm512_loadu_si512(planes.as_ptr().add(channel * stride + x).cast())
+        });
+        if let Some(curve) = before {
+            bytes = bytes.map(|values| bend(curve, values));
         }
-        for (channel, values) in pixels.into_iter().enumerate() {
-            let values = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(values));
-            let mask = u16::MAX >> (16 - left);
-            // SAFETY: x + left <= columns <= stride, and three strides fit `planes`.
-            unsafe {
-                _mm_mask_storeu_epi8(planes.as_mut_ptr().add(channel * stride + x).cast(), mask, values)
-            };
+        if let Some(factor) = tone.saturation {
+            bytes = saturate(bytes, factor);
+        }
+        if let Some(curve) = after {
+            bytes = bytes.map(|values| bend(curve, values));
+        }
+        for (channel, values) in bytes.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_si512(planes.as_mut_ptr().add(channel * stride + x).cast(), values) };
         }
     }
-    columns
+}
+
+/// New values from a curve.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn bend([a, b, c, d]: [__m512i; 4], values: __m512i) -> __m512i {
+    let (dark, light) = (_mm512_permutex2var_epi8(a, values, b), _mm512_permutex2var_epi8(c, values, d));
+    _mm512_mask_blend_epi8(_mm512_movepi8_mask(values), dark, light)
+}
+
+/// The saturation step on 64 pixels; as [`blend`], but clipped where the whole levels are packed.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn saturate(bytes: [__m512i; 3], factor: f32) -> [__m512i; 3] {
+    let factor = _mm512_set1_ps(factor);
+    let quarter = |part: usize| {
+        let pixels = bytes.map(|values| {
+            let four = match part {
+                0 => _mm512_castsi512_si128(values),
+                1 => _mm512_extracti32x4_epi32::<1>(values),
+                2 => _mm512_extracti32x4_epi32::<2>(values),
+                _ => _mm512_extracti32x4_epi32::<3>(values),
+            };
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(four))
+        });
+        let base = luma(pixels);
+        pixels.map(|value| {
+            let change = _mm512_mul_ps(factor, _mm512_sub_ps(value, base));
+            _mm512_cvttps_epi32(_mm512_add_ps(base, change))
+        })
+    };
+    let [a, b, c, d] = [quarter(0), quarter(1), quarter(2), quarter(3)];
+    // Packing takes 128 bits of each in turn.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    std::array::from_fn(|channel| {
+        let (first, second) =
+            (_mm512_packs_epi32(a[channel], b[channel]), _mm512_packs_epi32(c[channel], d[channel]));
+        _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second))
+    })
 }
 
 /// The sum of the lumas after some steps, and of how many pixels; at most 2²³ pixels go into one call.
@@ -219,3 +269,100 @@ pub(super) unsafe fn interleave(planes: &[u8], stride: usize, out: &mut [u8]) ->
     // SAFETY: the same conditions.
     unsafe { avx2::interleave(planes, stride, out) }
 }
+
+inverse!(
+    "avx512f,avx512bw",
+    __m512i,
+    u32,
+    _mm512_set1_epi32,
+    _mm512_setzero_si512,
+    _mm512_add_epi16,
+    _mm512_sub_epi16,
+    _mm512_add_epi32,
+    _mm512_sub_epi32,
+    _mm512_madd_epi16,
+    _mm512_srai_epi32,
+    _mm512_packs_epi32,
+    _mm512_packs_epi16,
+    _mm512_xor_si512,
+    _mm512_unpacklo_epi8,
+    _mm512_unpackhi_epi8,
+    _mm512_unpacklo_epi16,
+    _mm512_unpackhi_epi16,
+    _mm512_unpacklo_epi32,
+    _mm512_unpackhi_epi32,
+    _mm512_unpacklo_epi64,
+    _mm512_unpackhi_epi64
+);
+
+/// Four blocks to eight rows of 32 samples; `false`, and nothing written, if a coefficient is too large for this way.
+///
+/// # Safety
+/// AVX-512 F, BW; seven strides and 32 bytes fit `out`
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn inverse(
+    quad: &Quad,
+    quant: &[i16; 64],
+    reach: u8,
+    out: &mut [u8],
+    stride: usize,
+) -> bool {
+    let row = |y: usize| {
+        // SAFETY: y is 0 to 7, a quad has 8 rows of 64 bytes, a table 8 of 16.
+        unsafe {
+            let steps = _mm512_broadcast_i32x4(_mm_loadu_si128(quant.as_ptr().add(8 * y).cast()));
+            _mm512_mullo_epi16(_mm512_loadu_si512(quad.as_ptr().add(32 * y).cast()), steps)
+        }
+    };
+    let first = row(0);
+    let biased = _mm512_add_epi16(first, _mm512_set1_epi16(SHORT_BIAS));
+    if _mm512_test_epi16_mask(biased, _mm512_set1_epi16(0xC000u16 as i16)) != 0 {
+        return false;
+    }
+    let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    let pairs = match reach {
+        0 | 1 => {
+            let flat = _mm512_srai_epi16::<3>(_mm512_add_epi16(first, _mm512_set1_epi16(4)));
+            let flat = _mm512_shuffle_epi8(_mm512_packs_epi16(flat, flat), _mm512_setzero_si512());
+            [_mm512_xor_si512(flat, _mm512_set1_epi32(0x8080_8080u32 as i32)); 4]
+        }
+        2..=SPARSE_REACH => sparse([first, row(1), row(2), row(3)]),
+        _ => dense([first, row(1), row(2), row(3), row(4), row(5), row(6), row(7)]),
+    };
+    for (pair, rows) in pairs.into_iter().enumerate() {
+        let rows = _mm512_permutexvar_epi64(order, rows);
+        // SAFETY: rows 0 to 7 of 32 bytes fit `out`, as the caller says.
+        unsafe {
+            let at = out.as_mut_ptr().add(2 * pair * stride);
+            _mm256_storeu_si256(at.cast(), _mm512_castsi512_si256(rows));
+            _mm256_storeu_si256(at.add(stride).cast(), _mm512_extracti64x4_epi64::<1>(rows));
+        }
+    }
+    true
+}
+
+colour!(
+    "avx512f,avx512bw",
+    64,
+    __m512i,
+    _mm512_loadu_si512,
+    _mm512_storeu_si512,
+    _mm512_set1_epi8,
+    _mm512_set1_epi16,
+    _mm512_set1_epi32,
+    _mm512_setzero_si512,
+    _mm512_unpacklo_epi8,
+    _mm512_unpackhi_epi8,
+    _mm512_unpacklo_epi16,
+    _mm512_unpackhi_epi16,
+    _mm512_add_epi16,
+    _mm512_sub_epi16,
+    _mm512_mulhi_epi16,
+    _mm512_srai_epi16,
+    _mm512_add_epi32,
+    _mm512_madd_epi16,
+    _mm512_srai_epi32,
+    _mm512_packs_epi32,
+    _mm512_packus_epi16,
+    _mm512_sub_epi8
+);
