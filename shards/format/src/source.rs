@@ -107,7 +107,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub fn open(path: &Path, io: Io) -> Result<Self, ShardError> {
-        let file = File::open(path).map_err(io_at("opening", path))?;
+        let file = open_file(path).map_err(io_at("opening", path))?;
         let metadata = file.metadata().map_err(io_at("looking at", path))?;
         if !metadata.is_file() {
             return Err(ShardError::NotAShard {
@@ -256,6 +256,24 @@ impl Source {
                 let _ = rustix::fs::fadvise(file, offset, len, rustix::fs::Advice::WillNeed);
             }
         }
+    }
+}
+
+/// Opens a file; at the limit of open files, after raising that as far as this process may: a large set read at offsets has
+/// more shards than the usual 1024, and what would be hurt by more (`select`) is not used here.
+fn open_file(path: &Path) -> std::io::Result<File> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    match File::open(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            let now = getrlimit(Resource::Nofile);
+            if now.current == now.maximum
+                || setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now }).is_err()
+            {
+                return Err(error);
+            }
+            File::open(path)
+        }
+        opened => opened,
     }
 }
 
