@@ -298,23 +298,70 @@ fn stats_add_up() {
     assert!(shown.contains("quarantined 3: 3 not_an_image"), "{shown}");
 }
 
+/// Pieces of the demo photos, in three classes: a source that makes many small shards quickly.
+fn crops(dir: &Path) -> PathBuf {
+    let source = dir.join("crops");
+    let mut number = 0;
+    for item in fs::read_dir(demo_photos()).unwrap() {
+        let path = item.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "jpg") {
+            continue;
+        }
+        let photo = beit_views::decode(&fs::read(&path).unwrap(), &beit_views::Limits::default()).unwrap();
+        let photo = image::RgbImage::from_raw(photo.width, photo.height, photo.pixels).unwrap();
+        for piece in 0..12 {
+            let folder = source.join(format!("class-{}", number % 3));
+            fs::create_dir_all(&folder).unwrap();
+            let (x, y) = (piece % 4 * 60, piece / 4 * 60);
+            let crop = image::imageops::crop_imm(&photo, x, y, 48, 48).to_image();
+            crop.save(folder.join(format!("{number:03}.png"))).unwrap();
+            number += 1;
+        }
+        fs::write(source.join(format!("class-1/{number:03}-bad.png")), b"no image").unwrap();
+    }
+    source
+}
+
+/// Whole shards in a folder, and whether a temporary file lies there.
+fn signs(folder: &Path) -> (usize, bool) {
+    let names =
+        fs::read_dir(folder).map(|items| items.flatten().map(|item| item.file_name()).collect::<Vec<_>>());
+    let names: Vec<String> =
+        names.unwrap_or_default().iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    (
+        names.iter().filter(|name| name.ends_with(".shard")).count(),
+        names.iter().any(|name| name.ends_with(".tmp")),
+    )
+}
+
 /// Kills a build `kills` times at random moments of its whole length, finishes it, and compares.
 fn kill_at_random(kills: u32, seed: u64) {
     let dir = tempfile::tempdir().unwrap();
-    let source = photos(dir.path());
+    let source = crops(dir.path());
     let build = |out: &Path| {
-        let mut build = command("beit-shard", &["build", text(&source), "--out", text(out)]);
-        build.args(["--tokenizer", "embedded", "--views", "2", "--shard-size", "30K", "--max-bad", "50%"]);
-        build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        build
+        let mut build =
+            command("beit-shard", &["build", text(&source), "--out", text(out), "--tokenizer", "embedded"]);
+        build.args(["--views", "2", "--second-input-size", "32", "--shard-size", "20K", "--max-bad", "50%"]);
+        build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
     };
+    let finish = |out: &Path| assert!(build(out).wait().unwrap().success());
     let whole = dir.path().join("whole.shards");
     let started = Instant::now();
-    assert!(build(&whole).status().unwrap().success());
-    let length = started.elapsed().as_secs_f64();
+    let mut child = build(&whole);
+    let mut first_sign = None;
+    while child.try_wait().unwrap().is_none() {
+        if first_sign.is_none() && signs(&whole) != (0, false) {
+            first_sign = Some(started.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let length = started.elapsed();
+    let packing = length - first_sign.unwrap();
     let expected = contents(&whole);
+    let shards = expected.keys().filter(|name| name.ends_with(".shard")).count();
+    assert!(shards >= 20, "the test wants many shards: {shards}");
 
-    let (mut killed, mut finished, mut with_shards, mut with_litter) = (0, 0, 0, 0);
+    let (mut killed, mut finished, mut with_shards, mut with_litter, mut unpublished) = (0, 0, 0, 0, 0);
     let mut round = 0_u64;
     let mut out = dir.path().join("killed-0.shards");
     while killed < kills {
@@ -322,10 +369,22 @@ fn kill_at_random(kills: u32, seed: u64) {
             beit_views::SeedKey { seed, stream: round, index: 0, purpose: beit_views::Purpose::Batch }
                 .draws();
         round += 1;
-        let mut child = build(&out).spawn().unwrap();
-        // Up to a little more than the build's length: starting, scanning, packing, publishing, all of it.
-        std::thread::sleep(Duration::from_secs_f64(1.1 * length * draws.unit()));
-        let ended = child.try_wait().unwrap();
+        let (whole_length, restart) = (draws.below(5) == 0, draws.below(4) == 0);
+        let before = signs(&out);
+        let mut child = build(&out);
+        let mut ended = None;
+        if whole_length {
+            std::thread::sleep(length.mul_f64(1.05 * draws.unit()));
+        } else {
+            // Once it has got to work: a random moment of what is left to do.
+            while signs(&out) == before && ended.is_none() {
+                ended = child.try_wait().unwrap();
+                std::thread::yield_now();
+            }
+            let left = 1.0 - before.0 as f64 / (shards + 1) as f64;
+            std::thread::sleep(packing.mul_f64(left * draws.unit()));
+        }
+        ended = ended.or(child.try_wait().unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
         match ended {
@@ -339,24 +398,28 @@ fn kill_at_random(kills: u32, seed: u64) {
             continue;
         }
         let now = contents(&out);
-        with_litter += u32::from(now.keys().any(|name| name.ends_with(".tmp")));
-        with_shards += u32::from(now.keys().any(|name| name.ends_with(".shard")));
+        if ended.is_none() {
+            let (now_shards, litter) = signs(&out);
+            with_litter += u32::from(litter);
+            with_shards += u32::from(now_shards > 0);
+            unpublished += u32::from(now_shards == shards && !now.contains_key("manifest.txt"));
+        }
         for (name, bytes) in now.iter().filter(|(name, _)| !name.ends_with(".tmp")) {
             assert!(expected[name] == *bytes, "after kill {killed}, {name} is published and differs");
         }
-        // Most go on where the kill before them left it; now and then one starts afresh.
-        if ended.is_some() || draws.below(4) == 0 {
-            assert!(build(&out).status().unwrap().success());
+        // Most go on where the kill before them left it; now and then one is finished and the next starts afresh.
+        if ended.is_some() || restart {
+            finish(&out);
             check_same(&contents(&out), &expected, &format!("after {killed} kills"));
             fs::remove_dir_all(&out).unwrap();
             out = dir.path().join(format!("killed-{round}.shards"));
         }
     }
-    assert!(build(&out).status().unwrap().success());
+    finish(&out);
     check_same(&contents(&out), &expected, "at the end");
     println!(
-        "{killed} builds killed, {finished} finished before their kill; {with_shards} left whole shards, {with_litter} a temporary file; \
-         every rerun byte-identical"
+        "{killed} builds of {shards} shards killed, {finished} finished before their kill; {with_shards} kills left whole shards, \
+         {with_litter} a temporary file, {unpublished} all shards without a manifest; every rerun byte-identical"
     );
 }
 

@@ -378,7 +378,16 @@ fn broken(path: &Path) -> impl Fn(&'static str) -> ShardError {
 
 fn heed_at(path: &Path) -> impl FnOnce(heed::Error) -> ShardError {
     move |error| match error {
-        heed::Error::Io(source) => write_at(path)(source),
+        heed::Error::Io(source) => write_at(path)(blame_full_disk(path, source)),
         error => ShardError::Catalog { path: path.to_owned(), why: error.to_string() },
     }
+}
+
+/// LMDB calls a write that a full disk cut short an input/output error.
+fn blame_full_disk(path: &Path, error: io::Error) -> io::Error {
+    const FULL: u64 = 1 << 20;
+    let eio = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    let dir = path.parent().filter(|_| eio);
+    let free = dir.and_then(|dir| rustix::fs::statvfs(dir).ok()).map(|disk| disk.f_bavail * disk.f_frsize);
+    if free.is_some_and(|free| free < FULL) { rustix::io::Errno::NOSPC.into() } else { error }
 }
