@@ -366,10 +366,10 @@ fn open(path: &Path, flags: EnvFlags, room: u64) -> heed::Result<Env<WithoutTls>
 }
 
 fn digest_file(path: &Path) -> Result<(u64, Digest), ShardError> {
-    let mut file = File::open(path).map_err(io_at("opening", path))?;
+    let file = File::open(path).map_err(io_at("opening", path))?;
     let mut hasher = blake3::Hasher::new();
-    let bytes = io::copy(&mut file, &mut hasher).map_err(io_at("reading", path))?;
-    Ok((bytes, Digest(*hasher.finalize().as_bytes())))
+    hasher.update_reader(file).map_err(io_at("reading", path))?;
+    Ok((hasher.count(), Digest(*hasher.finalize().as_bytes())))
 }
 
 fn broken(path: &Path) -> impl Fn(&'static str) -> ShardError {
