@@ -298,6 +298,113 @@ fn stats_add_up() {
     assert!(shown.contains("quarantined 3: 3 not_an_image"), "{shown}");
 }
 
+/// What leaves a loader: epoch and id of each sample, and a digest of its pixels and tokens.
+type Left = Vec<(u64, beit_shards::SampleId, u64)>;
+
+/// Loads three epochs of the set's ten samples, so that each of the three views is used.
+fn load(
+    dir: &Path,
+    io: beit_shards::Io,
+    mut after: impl FnMut(u64),
+) -> Result<(Left, Vec<(&'static str, u64)>), String> {
+    use beit_loader::{Loader, Options};
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let set = beit_shards::ShardSet::open(dir, io).map_err(|error| error.to_string())?;
+    let options = Options { view_px: 112, batch_size: 5, workers: 2, slots: 2, ..Options::new(set.into()) };
+    let mut loader = Loader::start(options).map_err(|error| error.to_string())?;
+    let (stats, mut rank) = (loader.stats(), loader.take_rank(0));
+    let mut left = Vec::new();
+    for step in 0..6 {
+        let batch = rank.next().map_err(|error| error.to_string())?;
+        let (pixels, tokens) = (batch.pixels().chunks_exact(112 * 112 * 3), batch.tokens().chunks_exact(196));
+        for ((id, pixels), tokens) in batch.ids().iter().zip(pixels).zip(tokens) {
+            let mut hasher = DefaultHasher::new();
+            (pixels, tokens).hash(&mut hasher);
+            left.push((batch.epoch(), *id, hasher.finish()));
+        }
+        drop(batch);
+        after(step);
+    }
+    Ok((left, stats.corrupt.by_reason()))
+}
+
+#[test]
+fn no_flipped_bit_changes_what_leaves_the_loader_on_any_run() {
+    let set = set();
+    let (sound, corrupt) = load(&set.out, beit_shards::Io::Mmap, |_| ()).unwrap();
+    assert!(sound.len() == 30 && corrupt.is_empty());
+    let (mut refused, mut replaced, mut untouched) = (0, 0, 0);
+    for (name, bytes) in set.pristine.iter().filter(|(name, _)| *name != "catalog.lmdb") {
+        let file = set.out.join(name);
+        // Places anywhere, and the ends, where the structure is.
+        let span = bytes.len() as u32;
+        let mut draws = beit_views::SeedKey {
+            seed: 3,
+            stream: span.into(),
+            index: 0,
+            purpose: beit_views::Purpose::Batch,
+        }
+        .draws();
+        let mut places: Vec<u32> = (0..5).map(|_| draws.below(span)).collect();
+        places.extend([
+            draws.below(64),
+            span - 1 - draws.below(48),
+            span - 1 - draws.below(400.min(span)),
+            span - 1 - draws.below(900.min(span)),
+        ]);
+        for at in places {
+            let mut damaged = bytes.clone();
+            damaged[at as usize] ^= 1 << draws.below(8);
+            fs::write(&file, &damaged).unwrap();
+            let io = if at % 2 == 0 { beit_shards::Io::Mmap } else { beit_shards::Io::Pread };
+            let first = load(&set.out, io, |_| ());
+            assert_eq!(first, load(&set.out, io, |_| ()), "the second run sees what the first one saw");
+            match first {
+                Err(message) => {
+                    assert!(message.contains(name.as_str()), "byte {at} of {name}: {message}");
+                    refused += 1;
+                }
+                Ok((left, corrupt)) => {
+                    assert_eq!(left.len(), 30);
+                    for sample in &left {
+                        assert!(sound.contains(sample), "byte {at} of {name}: a sample is not what it was");
+                    }
+                    if corrupt.is_empty() {
+                        assert!(left == sound, "byte {at} of {name}");
+                        untouched += 1;
+                    } else {
+                        replaced += 1;
+                    }
+                }
+            }
+        }
+        fs::write(&file, bytes).unwrap();
+    }
+    println!(
+        "{refused} refused when opened, {replaced} cost a sample, {untouched} were in bytes that no batch is made of"
+    );
+    assert!(refused > 5 && replaced > 5);
+}
+
+#[test]
+fn a_shard_that_shrinks_during_a_run_costs_its_samples_and_not_the_run() {
+    let set = set();
+    let (sound, _) = load(&set.out, beit_shards::Io::Mmap, |_| ()).unwrap();
+    for io in [beit_shards::Io::Mmap, beit_shards::Io::Pread] {
+        let shard = set.shard(0);
+        let (left, corrupt) = load(&set.out, io, |step| {
+            if step == 1 {
+                fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(5000).unwrap();
+            }
+        })
+        .unwrap();
+        assert!(left.iter().all(|sample| sound.contains(sample)), "{io}");
+        let reasons: Vec<_> = corrupt.iter().map(|(reason, _)| *reason).collect();
+        assert_eq!(reasons, ["truncated"], "{io}");
+        fs::write(&shard, &set.pristine["shard-000000.shard"]).unwrap();
+    }
+}
+
 /// Pieces of the demo photos, in three classes: a source that makes many small shards quickly.
 fn crops(dir: &Path) -> PathBuf {
     let source = dir.join("crops");
@@ -309,7 +416,7 @@ fn crops(dir: &Path) -> PathBuf {
         }
         let photo = beit_views::decode(&fs::read(&path).unwrap(), &beit_views::Limits::default()).unwrap();
         let photo = image::RgbImage::from_raw(photo.width, photo.height, photo.pixels).unwrap();
-        for piece in 0..12 {
+        for piece in 0..9 {
             let folder = source.join(format!("class-{}", number % 3));
             fs::create_dir_all(&folder).unwrap();
             let (x, y) = (piece % 4 * 60, piece / 4 * 60);
@@ -341,7 +448,7 @@ fn kill_at_random(kills: u32, seed: u64) {
     let build = |out: &Path| {
         let mut build =
             command("beit-shard", &["build", text(&source), "--out", text(out), "--tokenizer", "embedded"]);
-        build.args(["--views", "2", "--second-input-size", "32", "--shard-size", "20K", "--max-bad", "50%"]);
+        build.args(["--views", "2", "--second-input-size", "32", "--shard-size", "15K", "--max-bad", "50%"]);
         build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
     };
     let finish = |out: &Path| assert!(build(out).wait().unwrap().success());
