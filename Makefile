@@ -30,5 +30,8 @@ doc: setup ## rustdoc, warnings are errors
 loom: setup ## model-check the batch ring (not part of `make test`: it rebuilds the loader)
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --locked -p beit-loader --lib ring
 
+fuzz: ## fuzz every target, each for FUZZ_SECONDS (default 60); not part of `make test`
+	@scripts/fuzz.sh
+
 clean-demo: ## forget what `make demo` made
 	rm -rf demo

@@ -298,23 +298,177 @@ fn stats_add_up() {
     assert!(shown.contains("quarantined 3: 3 not_an_image"), "{shown}");
 }
 
+/// What leaves a loader: epoch and id of each sample, and a digest of its pixels and tokens.
+type Left = Vec<(u64, beit_shards::SampleId, u64)>;
+
+/// Loads three epochs of the set's ten samples, so that each of the three views is used.
+fn load(
+    dir: &Path,
+    io: beit_shards::Io,
+    mut after: impl FnMut(u64),
+) -> Result<(Left, Vec<(&'static str, u64)>), String> {
+    use beit_loader::{Loader, Options};
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let set = beit_shards::ShardSet::open(dir, io).map_err(|error| error.to_string())?;
+    let options = Options { view_px: 112, batch_size: 5, workers: 2, slots: 2, ..Options::new(set.into()) };
+    let mut loader = Loader::start(options).map_err(|error| error.to_string())?;
+    let (stats, mut rank) = (loader.stats(), loader.take_rank(0));
+    let mut left = Vec::new();
+    for step in 0..6 {
+        let batch = rank.next().map_err(|error| error.to_string())?;
+        let (pixels, tokens) = (batch.pixels().chunks_exact(112 * 112 * 3), batch.tokens().chunks_exact(196));
+        for ((id, pixels), tokens) in batch.ids().iter().zip(pixels).zip(tokens) {
+            let mut hasher = DefaultHasher::new();
+            (pixels, tokens).hash(&mut hasher);
+            left.push((batch.epoch(), *id, hasher.finish()));
+        }
+        drop(batch);
+        after(step);
+    }
+    Ok((left, stats.corrupt.by_reason()))
+}
+
+#[test]
+fn no_flipped_bit_changes_what_leaves_the_loader_on_any_run() {
+    let set = set();
+    let (sound, corrupt) = load(&set.out, beit_shards::Io::Mmap, |_| ()).unwrap();
+    assert!(sound.len() == 30 && corrupt.is_empty());
+    let (mut refused, mut replaced, mut untouched) = (0, 0, 0);
+    for (name, bytes) in set.pristine.iter().filter(|(name, _)| *name != "catalog.lmdb") {
+        let file = set.out.join(name);
+        // Places anywhere, and the ends, where the structure is.
+        let span = bytes.len() as u32;
+        let mut draws = beit_views::SeedKey {
+            seed: 3,
+            stream: span.into(),
+            index: 0,
+            purpose: beit_views::Purpose::Batch,
+        }
+        .draws();
+        let mut places: Vec<u32> = (0..5).map(|_| draws.below(span)).collect();
+        places.extend([
+            draws.below(64),
+            span - 1 - draws.below(48),
+            span - 1 - draws.below(400.min(span)),
+            span - 1 - draws.below(900.min(span)),
+        ]);
+        for at in places {
+            let mut damaged = bytes.clone();
+            damaged[at as usize] ^= 1 << draws.below(8);
+            fs::write(&file, &damaged).unwrap();
+            let io = if at % 2 == 0 { beit_shards::Io::Mmap } else { beit_shards::Io::Pread };
+            let first = load(&set.out, io, |_| ());
+            assert_eq!(first, load(&set.out, io, |_| ()), "the second run sees what the first one saw");
+            match first {
+                Err(message) => {
+                    assert!(message.contains(name.as_str()), "byte {at} of {name}: {message}");
+                    refused += 1;
+                }
+                Ok((left, corrupt)) => {
+                    assert_eq!(left.len(), 30);
+                    for sample in &left {
+                        assert!(sound.contains(sample), "byte {at} of {name}: a sample is not what it was");
+                    }
+                    if corrupt.is_empty() {
+                        assert!(left == sound, "byte {at} of {name}");
+                        untouched += 1;
+                    } else {
+                        replaced += 1;
+                    }
+                }
+            }
+        }
+        fs::write(&file, bytes).unwrap();
+    }
+    println!(
+        "{refused} refused when opened, {replaced} cost a sample, {untouched} were in bytes that no batch is made of"
+    );
+    assert!(refused > 5 && replaced > 5);
+}
+
+#[test]
+fn a_shard_that_shrinks_during_a_run_costs_its_samples_and_not_the_run() {
+    let set = set();
+    let (sound, _) = load(&set.out, beit_shards::Io::Mmap, |_| ()).unwrap();
+    for io in [beit_shards::Io::Mmap, beit_shards::Io::Pread] {
+        let shard = set.shard(0);
+        let (left, corrupt) = load(&set.out, io, |step| {
+            if step == 1 {
+                fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(5000).unwrap();
+            }
+        })
+        .unwrap();
+        assert!(left.iter().all(|sample| sound.contains(sample)), "{io}");
+        let reasons: Vec<_> = corrupt.iter().map(|(reason, _)| *reason).collect();
+        assert_eq!(reasons, ["truncated"], "{io}");
+        fs::write(&shard, &set.pristine["shard-000000.shard"]).unwrap();
+    }
+}
+
+/// Pieces of the demo photos, in three classes: a source that makes many small shards quickly.
+fn crops(dir: &Path) -> PathBuf {
+    let source = dir.join("crops");
+    let mut number = 0;
+    for item in fs::read_dir(demo_photos()).unwrap() {
+        let path = item.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "jpg") {
+            continue;
+        }
+        let photo = beit_views::decode(&fs::read(&path).unwrap(), &beit_views::Limits::default()).unwrap();
+        let photo = image::RgbImage::from_raw(photo.width, photo.height, photo.pixels).unwrap();
+        for piece in 0..9 {
+            let folder = source.join(format!("class-{}", number % 3));
+            fs::create_dir_all(&folder).unwrap();
+            let (x, y) = (piece % 4 * 60, piece / 4 * 60);
+            let crop = image::imageops::crop_imm(&photo, x, y, 48, 48).to_image();
+            crop.save(folder.join(format!("{number:03}.png"))).unwrap();
+            number += 1;
+        }
+        fs::write(source.join(format!("class-1/{number:03}-bad.png")), b"no image").unwrap();
+    }
+    source
+}
+
+/// Whole shards in a folder, and whether a temporary file lies there.
+fn signs(folder: &Path) -> (usize, bool) {
+    let names =
+        fs::read_dir(folder).map(|items| items.flatten().map(|item| item.file_name()).collect::<Vec<_>>());
+    let names: Vec<String> =
+        names.unwrap_or_default().iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    (
+        names.iter().filter(|name| name.ends_with(".shard")).count(),
+        names.iter().any(|name| name.ends_with(".tmp")),
+    )
+}
+
 /// Kills a build `kills` times at random moments of its whole length, finishes it, and compares.
 fn kill_at_random(kills: u32, seed: u64) {
     let dir = tempfile::tempdir().unwrap();
-    let source = photos(dir.path());
+    let source = crops(dir.path());
     let build = |out: &Path| {
-        let mut build = command("beit-shard", &["build", text(&source), "--out", text(out)]);
-        build.args(["--tokenizer", "embedded", "--views", "2", "--shard-size", "30K", "--max-bad", "50%"]);
-        build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        build
+        let mut build =
+            command("beit-shard", &["build", text(&source), "--out", text(out), "--tokenizer", "embedded"]);
+        build.args(["--views", "2", "--second-input-size", "32", "--shard-size", "15K", "--max-bad", "50%"]);
+        build.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
     };
+    let finish = |out: &Path| assert!(build(out).wait().unwrap().success());
     let whole = dir.path().join("whole.shards");
     let started = Instant::now();
-    assert!(build(&whole).status().unwrap().success());
-    let length = started.elapsed().as_secs_f64();
+    let mut child = build(&whole);
+    let mut first_sign = None;
+    while child.try_wait().unwrap().is_none() {
+        if first_sign.is_none() && signs(&whole) != (0, false) {
+            first_sign = Some(started.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let length = started.elapsed();
+    let packing = length - first_sign.unwrap();
     let expected = contents(&whole);
+    let shards = expected.keys().filter(|name| name.ends_with(".shard")).count();
+    assert!(shards >= 20, "the test wants many shards: {shards}");
 
-    let (mut killed, mut finished, mut with_shards, mut with_litter) = (0, 0, 0, 0);
+    let (mut killed, mut finished, mut with_shards, mut with_litter, mut unpublished) = (0, 0, 0, 0, 0);
     let mut round = 0_u64;
     let mut out = dir.path().join("killed-0.shards");
     while killed < kills {
@@ -322,10 +476,22 @@ fn kill_at_random(kills: u32, seed: u64) {
             beit_views::SeedKey { seed, stream: round, index: 0, purpose: beit_views::Purpose::Batch }
                 .draws();
         round += 1;
-        let mut child = build(&out).spawn().unwrap();
-        // Up to a little more than the build's length: starting, scanning, packing, publishing, all of it.
-        std::thread::sleep(Duration::from_secs_f64(1.1 * length * draws.unit()));
-        let ended = child.try_wait().unwrap();
+        let (whole_length, restart) = (draws.below(5) == 0, draws.below(4) == 0);
+        let before = signs(&out);
+        let mut child = build(&out);
+        let mut ended = None;
+        if whole_length {
+            std::thread::sleep(length.mul_f64(1.05 * draws.unit()));
+        } else {
+            // Once it has got to work: a random moment of what is left to do.
+            while signs(&out) == before && ended.is_none() {
+                ended = child.try_wait().unwrap();
+                std::thread::yield_now();
+            }
+            let left = 1.0 - before.0 as f64 / (shards + 1) as f64;
+            std::thread::sleep(packing.mul_f64(left * draws.unit()));
+        }
+        ended = ended.or(child.try_wait().unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
         match ended {
@@ -339,24 +505,28 @@ fn kill_at_random(kills: u32, seed: u64) {
             continue;
         }
         let now = contents(&out);
-        with_litter += u32::from(now.keys().any(|name| name.ends_with(".tmp")));
-        with_shards += u32::from(now.keys().any(|name| name.ends_with(".shard")));
+        if ended.is_none() {
+            let (now_shards, litter) = signs(&out);
+            with_litter += u32::from(litter);
+            with_shards += u32::from(now_shards > 0);
+            unpublished += u32::from(now_shards == shards && !now.contains_key("manifest.txt"));
+        }
         for (name, bytes) in now.iter().filter(|(name, _)| !name.ends_with(".tmp")) {
             assert!(expected[name] == *bytes, "after kill {killed}, {name} is published and differs");
         }
-        // Most go on where the kill before them left it; now and then one starts afresh.
-        if ended.is_some() || draws.below(4) == 0 {
-            assert!(build(&out).status().unwrap().success());
+        // Most go on where the kill before them left it; now and then one is finished and the next starts afresh.
+        if ended.is_some() || restart {
+            finish(&out);
             check_same(&contents(&out), &expected, &format!("after {killed} kills"));
             fs::remove_dir_all(&out).unwrap();
             out = dir.path().join(format!("killed-{round}.shards"));
         }
     }
-    assert!(build(&out).status().unwrap().success());
+    finish(&out);
     check_same(&contents(&out), &expected, "at the end");
     println!(
-        "{killed} builds killed, {finished} finished before their kill; {with_shards} left whole shards, {with_litter} a temporary file; \
-         every rerun byte-identical"
+        "{killed} builds of {shards} shards killed, {finished} finished before their kill; {with_shards} kills left whole shards, \
+         {with_litter} a temporary file, {unpublished} all shards without a manifest; every rerun byte-identical"
     );
 }
 

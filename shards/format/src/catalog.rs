@@ -366,10 +366,10 @@ fn open(path: &Path, flags: EnvFlags, room: u64) -> heed::Result<Env<WithoutTls>
 }
 
 fn digest_file(path: &Path) -> Result<(u64, Digest), ShardError> {
-    let mut file = File::open(path).map_err(io_at("opening", path))?;
+    let file = File::open(path).map_err(io_at("opening", path))?;
     let mut hasher = blake3::Hasher::new();
-    let bytes = io::copy(&mut file, &mut hasher).map_err(io_at("reading", path))?;
-    Ok((bytes, Digest(*hasher.finalize().as_bytes())))
+    hasher.update_reader(file).map_err(io_at("reading", path))?;
+    Ok((hasher.count(), Digest(*hasher.finalize().as_bytes())))
 }
 
 fn broken(path: &Path) -> impl Fn(&'static str) -> ShardError {
@@ -378,7 +378,16 @@ fn broken(path: &Path) -> impl Fn(&'static str) -> ShardError {
 
 fn heed_at(path: &Path) -> impl FnOnce(heed::Error) -> ShardError {
     move |error| match error {
-        heed::Error::Io(source) => write_at(path)(source),
+        heed::Error::Io(source) => write_at(path)(blame_full_disk(path, source)),
         error => ShardError::Catalog { path: path.to_owned(), why: error.to_string() },
     }
+}
+
+/// LMDB calls a write that a full disk cut short an input/output error.
+fn blame_full_disk(path: &Path, error: io::Error) -> io::Error {
+    const FULL: u64 = 1 << 20;
+    let eio = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    let dir = path.parent().filter(|_| eio);
+    let free = dir.and_then(|dir| rustix::fs::statvfs(dir).ok()).map(|disk| disk.f_bavail * disk.f_frsize);
+    if free.is_some_and(|free| free < FULL) { rustix::io::Errno::NOSPC.into() } else { error }
 }

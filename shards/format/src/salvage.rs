@@ -65,7 +65,7 @@ impl Salvage {
     /// [`ShardError::Io`] when it cannot be opened
     pub fn open(path: &Path, spec: &SetSpec) -> Result<Self, ShardError> {
         // Mapped, so that a stretch the disk does not deliver reads as zeros and is stepped over.
-        let source = Source::open(path, Io::Mmap)?;
+        let source = Source::open(path)?.settle(Io::Mmap)?;
         let mut salvage = Self { source, spec: spec.clone(), records: BTreeMap::new() };
         let mut tokens = vec![0; spec.tokens()];
         let mut at = HEAD_LEN as u64;

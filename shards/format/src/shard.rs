@@ -31,7 +31,7 @@ impl Shard {
     /// # Errors
     /// [`ShardError::NotAShard`], [`ShardError::ForeignVersion`], or damage to what was read
     pub fn open(path: &Path, io: Io) -> Result<Self, ShardError> {
-        let source = Source::open(path, io)?;
+        let source = Source::open(path)?;
         let not_whole = |why: String| ShardError::NotAShard { path: path.to_owned(), why };
         let smallest = (HEAD_LEN + TRAILER_LEN) as u64;
         let Some(trailer_offset) =
@@ -68,6 +68,7 @@ impl Shard {
             return Err(Flaw::Malformed("it is not that of this shard").at(path, || "file header".to_owned()));
         }
         let (frame_len, frames_len) = (frame_len(&footer.spec), frames_len(&footer.spec));
+        let source = source.settle(io)?;
         Ok(Self { source, footer_offset: trailer.footer_offset, footer, digest, frame_len, frames_len })
     }
 

@@ -106,8 +106,9 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub fn open(path: &Path, io: Io) -> Result<Self, ShardError> {
-        let file = File::open(path).map_err(io_at("opening", path))?;
+    /// Opens a file, to be read at offsets until it is [settled](Self::settle).
+    pub fn open(path: &Path) -> Result<Self, ShardError> {
+        let file = open_file(path).map_err(io_at("opening", path))?;
         let metadata = file.metadata().map_err(io_at("looking at", path))?;
         if !metadata.is_file() {
             return Err(ShardError::NotAShard {
@@ -116,30 +117,18 @@ impl Source {
             });
         }
         let len = metadata.len();
-        let map = match io {
-            Io::Mmap => true,
-            Io::Pread => false,
-            Io::Auto => {
-                let stat = rustix::fs::fstatfs(&file)
-                    .map_err(|errno| io_at("asking for the file system of", path)(errno.into()))?;
-                remote(stat.f_type as u32).is_none()
-            }
+        Ok(Self { path: path.to_owned(), len, identity: identity(&metadata), kind: Kind::File(file) })
+    }
+
+    /// Maps the file, if that is how it is to be read. What an opening looks at is read before: a page touched in a map may
+    /// bring its neighbours into the process, a megabyte for each of a thousand shards.
+    pub fn settle(self, io: Io) -> Result<Self, ShardError> {
+        let Self { path, len, identity, kind } = self;
+        let kind = match kind {
+            Kind::File(file) if len > 0 && wants_map(&file, &path, io)? => map(&file, &path, len)?,
+            kind => kind,
         };
-        let kind = if map && len > 0 {
-            // SAFETY: a published shard is never written again: `publish::Staged` fills and syncs a private temporary,
-            // then renames it; replacing or retiring a shard renames over it or unlinks it, never truncates it. Whoever
-            // breaks that from outside gets zeros on truncation (`sigbus`) and so a checksum error, as on other changes;
-            // nothing here relies on the bytes staying the same for its own safety.
-            let map = unsafe { Mmap::map(&file) }.map_err(io_at("mapping", path))?;
-            if map.len() as u64 != len {
-                let why = "its length changed while it was opened".into();
-                return Err(ShardError::NotAShard { path: path.to_owned(), why });
-            }
-            Kind::Map(Watch::over(path, map.as_ptr(), map.len()), map)
-        } else {
-            Kind::File(file)
-        };
-        Ok(Self { path: path.to_owned(), len, identity: identity(&metadata), kind })
+        Ok(Self { path, len, identity, kind })
     }
 
     pub fn path(&self) -> &Path {
@@ -259,6 +248,49 @@ impl Source {
     }
 }
 
+fn wants_map(file: &File, path: &Path, io: Io) -> Result<bool, ShardError> {
+    match io {
+        Io::Mmap => Ok(true),
+        Io::Pread => Ok(false),
+        Io::Auto => {
+            let stat = rustix::fs::fstatfs(file)
+                .map_err(|errno| io_at("asking for the file system of", path)(errno.into()))?;
+            Ok(remote(stat.f_type as u32).is_none())
+        }
+    }
+}
+
+fn map(file: &File, path: &Path, len: u64) -> Result<Kind, ShardError> {
+    // SAFETY: a published shard is never written again: `publish::Staged` fills and syncs a private temporary,
+    // then renames it; replacing or retiring a shard renames over it or unlinks it, never truncates it. Whoever
+    // breaks that from outside gets zeros on truncation (`sigbus`) and so a checksum error, as on other changes;
+    // nothing here relies on the bytes staying the same for its own safety.
+    let map = unsafe { Mmap::map(file) }.map_err(io_at("mapping", path))?;
+    if map.len() as u64 != len {
+        let why = "its length changed while it was opened".into();
+        return Err(ShardError::NotAShard { path: path.to_owned(), why });
+    }
+    Ok(Kind::Map(Watch::over(path, map.as_ptr(), map.len()), map))
+}
+
+/// Opens a file; at the limit of open files, after raising that as far as this process may: a large set read at offsets has
+/// more shards than the usual 1024, and what would be hurt by more (`select`) is not used here.
+fn open_file(path: &Path) -> std::io::Result<File> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    match File::open(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            let now = getrlimit(Resource::Nofile);
+            if now.current == now.maximum
+                || setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now }).is_err()
+            {
+                return Err(error);
+            }
+            File::open(path)
+        }
+        opened => opened,
+    }
+}
+
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
@@ -288,7 +320,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [7; 100]).unwrap();
         for io in [Io::Mmap, Io::Pread] {
-            let source = Source::open(file.path(), io).unwrap();
+            let source = Source::open(file.path()).unwrap().settle(io).unwrap();
             assert_eq!(source.io(), io);
             let mut buf = Vec::new();
             assert_eq!(source.bytes(90, 10, &mut buf).unwrap(), [7; 10]);

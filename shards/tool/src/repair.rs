@@ -510,6 +510,11 @@ impl Again<'_> {
             Some((salvage, record)) => salvage.payload(record)?,
             None => None,
         };
+        ensure!(
+            kept.is_some() || maker.spec.payload == "original",
+            "payloads `{}` cannot be made again by this version",
+            maker.spec.payload
+        );
         let views: Vec<ViewTokens<'_>> =
             views.iter().map(|(grey, tokens)| ViewTokens { grey: *grey, tokens }).collect();
         writer.push(&Record {

@@ -102,4 +102,35 @@ fn a_full_disk_is_named_and_the_earlier_set_survives() {
     check_message(&error, dir.path(), &["No space left on device", "free some space", "shard-000000.shard"]);
     assert!(published(dir.path()).iter().all(|name| !name.ends_with(".tmp")));
     assert!(ShardSet::open(dir.path(), Io::Auto).unwrap().verify_all(&mut |_| {}).is_sound());
+
+    // A second shard, on a disk that is full a page later each time, until it fits with catalog and manifest.
+    let resize = |kilobytes: u64| {
+        let size = format!("remount,size={kilobytes}k");
+        Command::new("mount").args(["-o", &size]).arg(dir.path()).status().unwrap().success()
+    };
+    let grow = || {
+        let mut writer = ShardWriter::create(dir.path(), 1, &spec, &classes())?;
+        for number in 20..120 {
+            sample(number, &spec).push(&mut writer)?;
+        }
+        writer.cover(21, [2; 32]);
+        writer.finish()?;
+        publish_manifest(dir.path(), &spec, &classes(), 2).map(drop)
+    };
+    let (mut full, mut kilobytes) = (0, 32);
+    loop {
+        if resize(kilobytes) {
+            let grown = grow();
+            let set = ShardSet::open(dir.path(), Io::Auto).unwrap();
+            assert!(set.verify_all(&mut |_| {}).is_sound(), "{kilobytes} kB");
+            assert_eq!(set.len(), if grown.is_ok() { 120 } else { 20 }, "{kilobytes} kB");
+            assert!(published(dir.path()).iter().all(|name| !name.ends_with(".tmp")));
+            let Err(error) = grown else { break };
+            assert!(error.to_string().contains("No space left on device"), "{error}");
+            let _ = std::fs::remove_file(dir.path().join("shard-000001.shard"));
+            full += 1;
+        }
+        kilobytes += 4;
+    }
+    assert!(full >= 8, "{full} full disks, the last of {kilobytes} kB");
 }

@@ -86,7 +86,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Runs `python read_shard.py`; `None` when there is no such Python.
 fn read_in_python(python: &str, path: &Path) -> Option<(bool, String, String)> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/read_shard.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/compat/read_shard.py");
     let output = Command::new(python).arg(script).arg(path).output().ok()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Some((output.status.success(), text(&output.stdout), text(&output.stderr)))

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
 mod allocations;
+mod catalog_faults;
 mod common;
 mod faults;
 mod flips;

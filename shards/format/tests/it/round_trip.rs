@@ -184,3 +184,21 @@ fn many_threads_read_one_set_at_once() {
         });
     }
 }
+
+#[test]
+fn more_shards_than_files_may_be_open_are_opened_by_raising_that_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let dir = tempfile::tempdir().unwrap();
+    let spec = spec(1);
+    for number in 0..60 {
+        write_shard(dir.path(), number, 1, &spec);
+    }
+    publish_manifest(dir.path(), &spec, &classes(), 60).unwrap();
+    // Under nextest every test is a process of its own; elsewhere the limit is soon as high as it was.
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(40), ..before }).unwrap();
+    let set = ShardSet::open(dir.path(), Io::Pread).unwrap();
+    assert_eq!(set.len(), 60);
+    assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+    setrlimit(Resource::Nofile, before).unwrap();
+}

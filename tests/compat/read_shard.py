@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Lists and checks a shard; written from FORMAT.md alone, to prove that it says enough.
+"""Lists and checks a shard; written from shards/format/FORMAT.md alone, to prove that it says enough.
 
     python3 read_shard.py FILE.shard
 
-Needs only the standard library. With the packages xxhash, blake3 and zstandard it also checks checksums and digests and
-unpacks payloads; what it has to leave out it says on stderr. Exit status 0 only for a sound shard.
+Needs only the standard library. With the packages xxhash, blake3 and zstandard (pip install xxhash blake3 zstandard) it also
+checks checksums and digests and unpacks payloads; what it has to leave out without them it says on stderr. Exit status 0 only for a sound shard.
 """
 import struct
 import sys
