@@ -11,3 +11,4 @@ mod house;
 mod integrity;
 mod learning;
 mod sources;
+mod watch;
