@@ -168,6 +168,10 @@ fn bf16_changes_few_tokens_and_says_so_in_its_name() {
     let same = fp32.iter().zip(&bf16).filter(|(a, b)| a == b).count();
     assert!(same < fp32.len(), "bf16 computes something else");
     assert!(same * 10 > fp32.len() * 9, "{same} of {} tokens agree", fp32.len());
+    for name in ["demo", "demo (bf16)"] {
+        let tokenizer = Tokenizer::find(Some("embedded")).unwrap();
+        assert_eq!(tokenizer.as_in_set(name).name_in_sets(), name, "a set's tokens are made again as they were");
+    }
 }
 
 #[test]

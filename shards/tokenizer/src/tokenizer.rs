@@ -125,6 +125,13 @@ impl Tokenizer {
         }
     }
 
+    /// The same tokenizer, encoding with the precision that its name in a set tells.
+    pub fn as_in_set(self, name: &str) -> Self {
+        let bf16 = self.with_precision(Precision::Bf16);
+        let precision = if bf16.name_in_sets() == name { Precision::Bf16 } else { Precision::Fp32 };
+        bf16.with_precision(precision)
+    }
+
     /// Its shape, read from the tensors.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry

@@ -51,7 +51,7 @@ pub fn tokenizer_of(spec: &SetSpec, named: Option<&str>) -> Result<Tokenizer> {
         tokenizer.name(),
         Digest(tokenizer.digest())
     );
-    Ok(tokenizer)
+    Ok(tokenizer.as_in_set(&wanted.name))
 }
 
 /// The position of a sample that is named by id, by path or by position.
