@@ -4,27 +4,23 @@
 //! source image. A shard is published only if it came out as the manifest says, byte for byte; otherwise what is there
 //! stays as it is. So a repair can fail, but not make anything worse.
 
+mod again;
+
 use crate::pack;
 use crate::pixels::Pixels;
-use crate::prepare::{Group, Making, Outcome, Prepared, Preparer};
+use crate::prepare::{Making, Preparer};
 use crate::shards;
 use crate::source::{Entry, Source};
 use crate::stages::Stages;
+use again::{Again, Maker, number_of};
 use anyhow::{Context, Result, bail, ensure};
-use beit_shards::{
-    Covered, Io, Manifest, PAYLOAD_JPEG, PAYLOAD_RGB, Record, Salvage, Salvaged, SampleId, SetSpec, Shard,
-    ShardInfo, ShardWriter, ViewTokens, shard_file_name,
-};
-use beit_tokenizer::Tokenizer;
-use beit_views::{PayloadKind, ViewSpec};
+use beit_shards::{Covered, Io, Manifest, SetSpec, Shard, ShardInfo, shard_file_name};
+use beit_views::ViewSpec;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// How many files a message names.
-const NAMED: usize = 10;
 
 /// Write damaged shards again, from what is sound of them and from the source
 #[derive(clap::Args)]
@@ -219,7 +215,8 @@ impl Truth {
 
     fn publish(&self, dir: &Path, source: &Source) -> Result<()> {
         let classes = if self.published { &self.classes } else { source.classes() };
-        beit_shards::publish_manifest(dir, &self.spec, classes, self.shards.len() as u64)?;
+        let numbers = self.shards.iter().map(number_of).collect::<Result<Vec<u64>>>()?;
+        beit_shards::publish_shards(dir, &self.spec, classes, &numbers, 0)?;
         Ok(())
     }
 }
@@ -268,7 +265,7 @@ fn mend(
     let (seed, views) = (set.spec.seed, set.spec.views);
     let stages = Stages::start();
     let mut maker = Maker {
-        args,
+        named: args.tokenizer.as_deref(),
         spec: &set.spec,
         view_px: view_spec.token_px,
         pixels,
@@ -281,16 +278,8 @@ fn mend(
             let last = place + 1 == run.shards.len();
             let info = &set.shards[number];
             let entries = &run.entries[((from - run.first) as usize).min(run.entries.len())..];
-            let mut again = Again {
-                number,
-                info,
-                run,
-                entries,
-                last,
-                taken: 0,
-                suspects: Vec::new(),
-                mended: Mended::of(info),
-            };
+            let mut again =
+                Again { info, run, entries, last, taken: 0, suspects: Vec::new(), mended: Mended::of(info) };
             match again.write(dir, set, &mut maker) {
                 Ok(()) => report.repaired.push(again.mended),
                 Err(error) => {
@@ -358,196 +347,4 @@ fn runs(dir: &Path, set: &Truth, damaged: &BTreeMap<usize, String>) -> Vec<Run> 
     }
     runs.extend(open);
     runs
-}
-
-/// Makes samples again.
-struct Maker<'a> {
-    args: &'a Args,
-    spec: &'a SetSpec,
-    view_px: u32,
-    pixels: Pixels,
-    preparer: Preparer<'a>,
-    /// Loaded when the first token is lost.
-    tokenizer: Option<Tokenizer>,
-}
-
-impl Maker<'_> {
-    /// Decodes and renders one image, as a build does.
-    fn prepare(&mut self, entry: &Entry) -> Result<(Outcome, Vec<u8>)> {
-        let prepared = self.preparer.prepare(Group { index: 0, entries: vec![entry.clone()] });
-        let (_, outcome) = prepared.items.into_iter().next().context("an image went in and none came out")?;
-        Ok((outcome, prepared.views))
-    }
-
-    /// Tokens of some views of an image that was prepared alone, one view after the other.
-    fn tokens(&mut self, views: &[u8], which: &[u32]) -> Result<Vec<u16>> {
-        let mut tokens = Vec::new();
-        if which.is_empty() {
-            return Ok(tokens);
-        }
-        let tokenizer = match &self.tokenizer {
-            Some(tokenizer) => tokenizer,
-            None => {
-                let found = shards::tokenizer_of(self.spec, self.args.tokenizer.as_deref())?;
-                self.tokenizer.insert(found)
-            }
-        };
-        let len = (self.view_px * self.view_px * 3) as usize;
-        let pixels: Vec<u8> =
-            which.iter().flat_map(|&k| &views[k as usize * len..][..len]).copied().collect();
-        tokenizer.encode(&pixels, which.len(), self.view_px, &mut tokens).context("tokenizing")?;
-        Ok(tokens)
-    }
-}
-
-impl Mended {
-    fn of(info: &ShardInfo) -> Self {
-        Self { shard: info.file.clone(), copied: 0, remade: 0 }
-    }
-}
-
-/// One damaged shard, written again.
-struct Again<'a> {
-    number: usize,
-    info: &'a ShardInfo,
-    run: &'a Run,
-    /// From this shard's first entry to the end of the run.
-    entries: &'a [Entry],
-    /// Whether it is the last of its run, to which all entries that are left belong.
-    last: bool,
-    /// Entries it took.
-    taken: u64,
-    /// What had to be made again, or could not be.
-    suspects: Vec<String>,
-    mended: Mended,
-}
-
-impl Again<'_> {
-    fn write(&mut self, dir: &Path, set: &Truth, maker: &mut Maker<'_>) -> Result<()> {
-        let path = dir.join(&self.info.file);
-        let salvage = match path.exists() {
-            true => Some(Salvage::open(&path, &set.spec)?),
-            false => None,
-        };
-        let sound: HashMap<&str, &Salvaged> = salvage
-            .iter()
-            .flat_map(|salvage| salvage.records().values())
-            .map(|record| (record.path.as_str(), record))
-            .collect();
-        let mut writer = ShardWriter::create(dir, self.number as u64, &set.spec, &set.classes)?;
-        writer.keep_rgb_plain(maker.pixels.plain());
-        let mut stretch = blake3::Hasher::new();
-        let first = self.entries.first().map_or(self.run.end, |entry| entry.index);
-        for entry in self.entries {
-            // A shard ends with its last sample; what was kept out behind that went to the next one, if there is one.
-            if writer.len() == self.info.samples && !self.last {
-                break;
-            }
-            self.taken += 1;
-            pack::list(&mut stretch, entry);
-            let record = sound.get(entry.path.as_str()).copied();
-            match (&salvage, record) {
-                (Some(salvage), Some(record)) if record.is_whole() && record.number == writer.len() => {
-                    writer.copy(salvage, record)?;
-                    self.mended.copied += 1;
-                }
-                _ => self.remake(entry, salvage.as_ref().zip(record), &mut writer, maker)?,
-            }
-        }
-        writer.cover(first, *stretch.finalize().as_bytes());
-        writer.finish_as(self.info)?;
-        Ok(())
-    }
-
-    /// Packs one entry of which something or everything is lost, or keeps it out again.
-    fn remake(
-        &mut self,
-        entry: &Entry,
-        found: Option<(&Salvage, &Salvaged)>,
-        writer: &mut ShardWriter,
-        maker: &mut Maker<'_>,
-    ) -> Result<()> {
-        if let Some(reason) = self.run.quarantined.get(&entry.path) {
-            writer.quarantine(&entry.path, reason);
-            return Ok(());
-        }
-        let (outcome, pixels) = maker.prepare(entry)?;
-        let prepared = match outcome {
-            Outcome::Sample(prepared) => prepared,
-            Outcome::Bad { reason, detail } => {
-                let reason = format!("{reason}: {detail}");
-                self.suspects.push(format!("{} ({reason})", entry.path));
-                ensure!(
-                    !self.run.quarantine_known && found.is_none(),
-                    "{} cannot be used: {reason}",
-                    entry.path
-                );
-                writer.quarantine(&entry.path, &reason);
-                return Ok(());
-            }
-        };
-        self.suspects.push(entry.path.clone());
-        let Prepared { width, height, kind, payload, greys } = prepared;
-        let kind = match kind {
-            PayloadKind::Jpeg => PAYLOAD_JPEG,
-            PayloadKind::Rgb => PAYLOAD_RGB,
-        };
-        let mut views = Vec::with_capacity(greys.len());
-        for (k, grey) in (0..).zip(greys) {
-            let kept = match found {
-                Some((salvage, record)) => salvage.view(record, k)?,
-                None => None,
-            };
-            views.push(kept.unwrap_or((grey, Vec::new())));
-        }
-        let lost: Vec<u32> =
-            (0..).zip(&views).filter(|(_, view)| view.1.is_empty()).map(|(k, _)| k).collect();
-        let tokens = maker.tokens(&pixels, &lost)?;
-        for (&k, tokens) in lost.iter().zip(tokens.chunks_exact(maker.spec.tokens())) {
-            views[k as usize].1 = tokens.to_vec();
-        }
-        let kept = match found {
-            Some((salvage, record)) => salvage.payload(record)?,
-            None => None,
-        };
-        ensure!(
-            kept.is_some() || maker.spec.payload == "original",
-            "payloads `{}` cannot be made again by this version",
-            maker.spec.payload
-        );
-        let views: Vec<ViewTokens<'_>> =
-            views.iter().map(|(grey, tokens)| ViewTokens { grey: *grey, tokens }).collect();
-        writer.push(&Record {
-            id: SampleId::of_path(&entry.path),
-            label: entry.label,
-            path: &entry.path,
-            width,
-            height,
-            payload_kind: kind,
-            payload: kept.as_deref().unwrap_or(&payload),
-            views: &views,
-        })?;
-        self.mended.remade += 1;
-        Ok(())
-    }
-
-    /// Why it could not be repaired, with the images that may be at fault.
-    fn explain(&self, error: &anyhow::Error) -> String {
-        let differs = matches!(
-            error.downcast_ref::<beit_shards::ShardError>(),
-            Some(beit_shards::ShardError::Digest { .. })
-        );
-        if !differs {
-            return format!("{error:#}");
-        }
-        let named = self.suspects.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-        let more = if self.suspects.len() > NAMED { ", …" } else { "" };
-        match self.suspects.as_slice() {
-            [] => "its records are sound but the source's listing is another one: files were added, removed or renamed".into(),
-            _ => format!(
-                "it does not come out as it was published; what was made again from the source is {named}{more}: an image \
-                 changed or is gone since the build, or this machine's tokenizer rounds differently from that of the build"
-            ),
-        }
-    }
 }
