@@ -1,10 +1,10 @@
 //! How many views per second of CPU time does one core render from payloads, and where does the time go?
 //!
 //! ```sh
-//! cargo run --release -p beit-views --example how_fast_is_a_crop -- IMAGES/ [--passes N] [--dump DIR]
+//! cargo run --release -p beit-views --example how_fast_is_a_crop -- IMAGES/ [--passes N] [--check yes] [--dump DIR]
 //! ```
-//! Packs every image below IMAGES/ in memory, then renders a new 224 px bicubic view of each per pass. With `--dump` it
-//! also writes the views of the first pass, and 112 px Lanczos ones, for `tests/compare_with_pillow.py`.
+//! Packs every image below IMAGES/ in memory, then renders a new 224 px bicubic view of each per pass. With `--check` each
+//! of them is first compared to the same view of the image as libjpeg-turbo decodes it; with `--dump` it also writes the views of the first pass, and 112 px Lanczos ones, for `tests/compare_with_pillow.py`.
 
 use std::error::Error;
 use std::fs;
@@ -12,8 +12,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use beit_views::{
-    Interpolation, JitterStep, Limits, Payload, PayloadKind, Purpose, Renderer, SeedKey, StageTimes, View,
-    ViewSpec, contrast_grey, decode, pack_payload,
+    Interpolation, JitterStep, Limits, Payload, PayloadKind, Purpose, Renderer, RgbImage, SeedKey,
+    StageTimes, View, ViewSpec, contrast_grey, decode, pack_payload,
 };
 
 struct Sample {
@@ -28,11 +28,12 @@ struct Sample {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().ok_or("which folder of images?")?);
-    let (mut passes, mut dump) = (5, None);
+    let (mut passes, mut check, mut dump) = (5, false, None);
     while let Some(option) = arguments.next() {
         let value = arguments.next().ok_or("the option lacks its value")?;
         match option.as_str() {
             "--passes" => passes = value.parse::<u32>()?,
+            "--check" => check = value == "yes",
             "--dump" => dump = Some(PathBuf::from(value)),
             _ => return Err(format!("no option {option}").into()),
         }
@@ -40,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut paths = Vec::new();
     walk(&folder, &mut paths)?;
     paths.sort();
-    let samples = pack(&paths, passes)?;
+    let samples = pack(&paths, passes, check)?;
     if let Some(dump) = dump {
         write_views(&samples, &dump)?;
     }
@@ -58,7 +59,7 @@ fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn pack(paths: &[PathBuf], passes: u32) -> Result<Vec<Sample>, Box<dyn Error>> {
+fn pack(paths: &[PathBuf], passes: u32, check: bool) -> Result<Vec<Sample>, Box<dyn Error>> {
     let spec = ViewSpec::default();
     let (mut before, mut after, mut jpegs) = (0, 0, 0);
     let (mut decode_ns, mut pack_ns, mut grey_ns) = (0, 0, 0);
@@ -81,7 +82,15 @@ fn pack(paths: &[PathBuf], passes: u32) -> Result<Vec<Sample>, Box<dyn Error>> {
             let view = View::draw(&spec, image.width, image.height, key);
             (view, contrast_grey(&image, &view.jitter))
         };
-        let views = (0..passes).map(draw).collect();
+        let views: Vec<(View, u8)> = (0..passes).map(draw).collect();
+        if check {
+            compare(
+                &image,
+                Payload { kind, width: image.width, height: image.height, bytes: &bytes },
+                &views,
+            )
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        }
         grey_ns += cpu_ns()? - packed;
         decode_ns += decoded - started;
         pack_ns += packed - decoded;
@@ -103,6 +112,20 @@ fn pack(paths: &[PathBuf], passes: u32) -> Result<Vec<Sample>, Box<dyn Error>> {
         grey_ns / n / 1000 / u64::from(passes)
     );
     Ok(samples)
+}
+
+/// Each view must be the same from the payload as from the image.
+fn compare(image: &RgbImage, payload: Payload<'_>, views: &[(View, u8)]) -> Result<(), Box<dyn Error>> {
+    let (mut renderer, mut times) = (Renderer::new(), StageTimes::default());
+    let (mut one, mut other) = (vec![0; 224 * 224 * 3], vec![0; 224 * 224 * 3]);
+    for (view, grey) in views {
+        renderer.render_image(image, view, *grey, 224, Interpolation::Bicubic, &mut one);
+        renderer.render_payload(payload, view, *grey, 224, Interpolation::Bicubic, &mut other, &mut times)?;
+        if one != other {
+            return Err(format!("payload and image differ in {view:?}").into());
+        }
+    }
+    Ok(())
 }
 
 fn payload(sample: &Sample) -> Payload<'_> {

@@ -13,11 +13,11 @@ pub(crate) struct Tone {
     /// The mean grey that contrast blends with.
     pub grey: u8,
     /// What the steps before saturation do to each channel, if anything.
-    pub before: Option<Box<Curve>>,
+    pub before: Option<Curve>,
     /// The factor of saturation, if it changes anything.
     pub saturation: Option<f32>,
     /// What the steps after saturation do to each channel, if anything.
-    pub after: Option<Box<Curve>>,
+    pub after: Option<Curve>,
 }
 
 impl Tone {
@@ -86,11 +86,11 @@ pub(crate) fn blend(base: u8, value: u8, factor: f32) -> u8 {
 }
 
 /// What steps that act on each channel by itself do to every value.
-fn curve(steps: &[(JitterStep, f32)], grey: u8) -> Option<Box<Curve>> {
+fn curve(steps: &[(JitterStep, f32)], grey: u8) -> Option<Curve> {
     if steps.iter().all(|&(_, factor)| factor == 1.0) {
         return None;
     }
-    let mut values = Box::new(std::array::from_fn(|value| value as u8));
+    let mut values: Curve = std::array::from_fn(|value| value as u8);
     for &(step, factor) in steps {
         let base = if step == JitterStep::Contrast { grey } else { 0 };
         values.iter_mut().for_each(|value| *value = blend(base, *value, factor));

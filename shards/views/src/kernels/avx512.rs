@@ -50,8 +50,8 @@ pub(super) unsafe fn tone(tone: &Tone, columns: usize, planes: &mut [u8], stride
         // SAFETY: a curve has four vectors.
         std::array::from_fn(|part| unsafe { _mm512_loadu_si512(curve.as_ptr().add(64 * part).cast()) })
     };
-    let before = tone.before.as_deref().map(load);
-    let after = tone.after.as_deref().map(load);
+    let before = tone.before.as_ref().map(load);
+    let after = tone.after.as_ref().map(load);
     for x in (0..columns).step_by(64) {
         // SAFETY: x is a multiple of 64 below columns, and each channel has whole vectors.
         let mut bytes: [__m512i; 3] = std::array::from_fn(|channel| unsafe {

@@ -153,14 +153,15 @@ fn both(mut one: Bits, mut other: Bits, blocks: [&Block<'_>; 2], bytes: &[u8]) -
     loop {
         one.load(bytes)?;
         other.load(bytes)?;
-        loop {
+        // Two codes and values fit what is loaded, and nearly always a third: a count that can be foreseen.
+        for turn in 0..3 {
+            if turn == 2 && one.count.min(other.count) < MOST_BITS {
+                break;
+            }
             one.step(blocks[0])?;
             other.step(blocks[1])?;
             if one.next | other.next >= 64 {
                 return Some((one, other));
-            }
-            if one.count.min(other.count) < MOST_BITS {
-                break;
             }
         }
     }
