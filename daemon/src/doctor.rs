@@ -163,8 +163,9 @@ fn as_json(report: &LoaderReport, setup: &Setup, orders: &[Mixed]) -> Value {
             "order": setup.shuffle.to_string(),
             "corrupt": report.corrupt,
             "stages_us": stages,
+            "core_share_ratio": report.core_share,
             "checksum_us": report.checksum_us,
-            "handoff_ratio": report.stages_us.handoff_share(),
+            "handoff_ratio": report.handoff_share(),
         },
         "orders": orders,
     })
@@ -187,7 +188,17 @@ fn as_table(report: &LoaderReport, setup: &Setup, orders: &[Mixed]) -> String {
         if stage == "read" {
             let _ = write!(text, ", of which checksums {:.1} us", report.checksum_us);
         }
+        if stage == "handoff" {
+            let _ = write!(text, ", {:.2} % of processor time", 100.0 * report.handoff_share());
+        }
         text.push('\n');
+    }
+    if report.core_share < 0.9 {
+        let _ = writeln!(
+            text,
+            "  by the clock, but the machine is busy: the workers had a core for {:.0} % of that time",
+            100.0 * report.core_share
+        );
     }
     let _ = writeln!(
         text,
@@ -230,6 +241,7 @@ mod tests {
         let mut report = LoaderReport { images_per_s_per_core: 1234.5, ..LoaderReport::default() };
         (report.stages_us.read, report.checksum_us) = (20.0, 12.5);
         (report.stages_us.entropy, report.stages_us.idct, report.stages_us.handoff) = (280.0, 99.0, 1.0);
+        report.core_share = 0.5;
         let setup = Setup { threads: 2, io: "pread".into(), shuffle: Shuffle::BLOCKS };
         let orders = [Shuffle::Full, Shuffle::BLOCKS].map(|shuffle| Mixed {
             name: if shuffle == Shuffle::Full { "shuffle" } else { "blocks" },
@@ -243,13 +255,14 @@ mod tests {
         let names: Vec<&str> = stages.keys().map(String::as_str).collect();
         assert_eq!(names, ["entropy", "handoff", "idct", "jitter", "mask", "read", "resize"]);
         assert_eq!((&stages["entropy"], &value["loader"]["checksum_us"]), (&json!(280.0), &json!(12.5)));
-        assert_eq!(value["loader"]["handoff_ratio"], 1.0 / 400.0);
+        assert_eq!(value["loader"]["handoff_ratio"], 1234.5 / 1e6);
         assert!(value["orders"]["blocks"]["neighbour_correlation"].as_f64().unwrap() > 0.001);
         let text = as_table(&report, &setup, &orders);
         for words in [
             "entropy     280.0 us per image   70.0 %",
+            "the machine is busy: the workers had a core for 50 %",
             "5.0 %, of which checksums 12.5 us",
-            "handoff       1.0 us per image    0.2 %",
+            "handoff       1.0 us per image    0.2 %, 0.12 % of processor time",
             "read by pread, in order blocks of 128 samples",
             "1.50 GB of page cache hold two windows",
         ] {

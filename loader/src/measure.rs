@@ -27,9 +27,19 @@ pub struct LoaderReport {
     pub corrupt: u64,
     /// Where the time goes.
     pub stages_us: StagesUs,
+    /// Share of the stages' time for which the workers had a core: below 1 on a busy machine, whose stages by the
+    /// clock are that much too long.
+    pub core_share: f64,
     /// Microseconds per view of verifying checksums, a part of the stage `read`: measured by hashing as many bytes
     /// again of up to 256 records, in processor time.
     pub checksum_us: f64,
+}
+
+impl LoaderReport {
+    /// The ring's share of the workers' processor time.
+    pub fn handoff_share(&self) -> f64 {
+        self.stages_us.handoff * self.images_per_s_per_core / 1e6
+    }
 }
 
 /// Microseconds of each stage per view, by the clock: a worker that loses its core goes on counting.
@@ -55,11 +65,6 @@ impl StagesUs {
     /// Time of all stages.
     pub fn total(&self) -> f64 {
         self.named().iter().map(|(_, us)| us).sum()
-    }
-
-    /// The ring's share of it.
-    pub fn handoff_share(&self) -> f64 {
-        self.handoff / self.total().max(f64::MIN_POSITIVE)
     }
 
     /// The stages with their names, in the order in which a sample passes them.
@@ -98,6 +103,15 @@ pub fn measure(options: Options, threads: usize, seconds: f64) -> Result<LoaderR
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let images = count(&stats.images);
     let us = |counter: &AtomicU64| count(counter) as f64 / 1e3 / images.max(1) as f64;
+    let stages_us = StagesUs {
+        read: us(&stats.read_ns),
+        entropy: us(&stats.entropy_ns),
+        idct: us(&stats.idct_ns),
+        jitter: us(&stats.jitter_ns),
+        resize: us(&stats.resize_ns),
+        mask: us(&stats.mask_ns),
+        handoff: us(&stats.handoff_ns),
+    };
     Ok(LoaderReport {
         images_per_s_per_core: images as f64 / (count(&stats.cpu_ns).max(1) as f64 / 1e9),
         images_per_s: images as f64 / seconds,
@@ -106,15 +120,8 @@ pub fn measure(options: Options, threads: usize, seconds: f64) -> Result<LoaderR
         seconds,
         corrupt: stats.corrupt.records(),
         checksum_us: checksum_us(&shards),
-        stages_us: StagesUs {
-            read: us(&stats.read_ns),
-            entropy: us(&stats.entropy_ns),
-            idct: us(&stats.idct_ns),
-            jitter: us(&stats.jitter_ns),
-            resize: us(&stats.resize_ns),
-            mask: us(&stats.mask_ns),
-            handoff: us(&stats.handoff_ns),
-        },
+        stages_us,
+        core_share: (us(&stats.cpu_ns) / stages_us.total().max(f64::MIN_POSITIVE)).min(1.0),
     })
 }
 

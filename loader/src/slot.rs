@@ -244,3 +244,63 @@ impl Drop for Full<'_> {
         self.consumer.step += 1;
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Small enough for Miri, which looks at every access.
+    #[test]
+    fn workers_write_their_places_and_the_consumer_reads_whole_batches() {
+        let (ranks, steps) = (2, 5);
+        let shape = Shape { ranks, slots: 2, batch: 3, first_step: 4 };
+        let (slots, consumers) = Slots::new(shape, SampleSize { pixels: 6, patches: 4 }).unwrap();
+        let slots = &slots;
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(move || {
+                    loop {
+                        match slots.claim() {
+                            Claimed::Sample(mut claim) => {
+                                let value =
+                                    (claim.step * 10 + claim.sample as u64) as u8 + claim.rank as u8 * 100;
+                                let sample = slots.sample_mut(&mut claim);
+                                sample.pixels.fill(value);
+                                sample.tokens.fill(value.into());
+                                sample.mask.fill(value % 2);
+                                *sample.id = SampleId(value.into());
+                                slots.finish(claim);
+                            }
+                            Claimed::Full => slots.wait_for_space(),
+                            Claimed::Over => return,
+                        }
+                    }
+                });
+            }
+            for mut consumer in consumers {
+                scope.spawn(move || {
+                    for step in 4..4 + steps {
+                        let full = slots.take(&mut consumer).unwrap();
+                        assert_eq!(full.step(), step);
+                        for sample in 0..3 {
+                            let value = (step * 10 + sample as u64) as u8 + full.rank() as u8 * 100;
+                            assert!(full.pixels()[sample * 6..][..6].iter().all(|&pixel| pixel == value));
+                            assert!(
+                                full.tokens()[sample * 4..][..4].iter().all(|&token| token == value.into())
+                            );
+                            assert!(full.mask()[sample * 4..][..4].iter().all(|&flag| flag == value % 2));
+                            assert_eq!(full.ids()[sample], SampleId(value.into()));
+                        }
+                    }
+                    slots.close(&consumer);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn slots_beyond_memory_are_refused() {
+        let shape = Shape { ranks: 1, slots: 2, batch: u64::MAX / 4, first_step: 0 };
+        assert!(Slots::new(shape, SampleSize { pixels: 8, patches: 4 }).is_none());
+    }
+}

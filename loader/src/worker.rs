@@ -60,6 +60,7 @@ impl<'a> Worker<'a> {
 
     fn work(&mut self) -> Result<(), LoaderError> {
         let mut count: u64 = 0;
+        let clock_ns = clock_cost_ns();
         loop {
             let timed = count.is_multiple_of(HANDOFF_EVERY);
             let clock = || if timed { cpu_ns() } else { 0 };
@@ -83,7 +84,8 @@ impl<'a> Worker<'a> {
                 self.shared.stats.ranks[rank].published.fetch_add(1, Ordering::Relaxed);
             }
             self.tally.images += 1;
-            self.tally.handoff_ns += HANDOFF_EVERY * (claimed - asked + clock() - filled);
+            let taken = claimed - asked + clock() - filled;
+            self.tally.handoff_ns += HANDOFF_EVERY * taken.saturating_sub(2 * clock_ns);
             count += 1;
             if self.tally.images >= FLUSH {
                 self.flush();
@@ -211,6 +213,11 @@ impl<'a> Worker<'a> {
 pub(crate) fn cpu_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// What looking at that clock costs, which it counts as well.
+fn clock_cost_ns() -> u64 {
+    (0..32).map(|_| cpu_ns().abs_diff(cpu_ns())).min().unwrap_or_default()
 }
 
 fn nanoseconds(from: Instant, to: Instant) -> u64 {

@@ -8,7 +8,7 @@ const PROBED: u64 = 1 << 18;
 const STRETCH: u64 = 4096;
 const BATCH: u64 = 256;
 
-/// How far the first epoch of an order is from a perfect shuffle of the stored order.
+/// How far the epochs of an order are from a perfect shuffle of the stored order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ShuffleQuality {
     /// Mean distance between a sample's place in storage and its place in the epoch, relative to the third of the set
@@ -27,16 +27,19 @@ pub struct ShuffleQuality {
 }
 
 impl ShuffleQuality {
-    /// Looks at up to 2¹⁸ places of the first epoch, whatever the size of the set; `classes` classes of equal size.
+    /// Looks at about 2¹⁸ places of the first epochs, whatever the size of the set; `classes` classes of equal size.
     pub fn of(order: &Order, classes: u64) -> ShuffleQuality {
-        let epoch = order.epoch(0);
         let samples = order.samples(0);
         let classes = classes.clamp(1, samples);
         let stretches = (PROBED / STRETCH).min(samples.div_ceil(STRETCH)).max(1);
         let mut sums = Sums::default();
-        for stretch in 0..stretches {
-            let start = (u128::from(samples) * u128::from(stretch) / u128::from(stretches)) as u64;
-            sums.stretch(&epoch, start..(start + STRETCH).min(samples), samples, classes);
+        // Small sets are looked at in many epochs, so that chance evens out.
+        for epoch in 0..(PROBED / samples).clamp(1, 256) {
+            let epoch = order.epoch(epoch);
+            for stretch in 0..stretches {
+                let start = (u128::from(samples) * u128::from(stretch) / u128::from(stretches)) as u64;
+                sums.stretch(&epoch, start..(start + STRETCH).min(samples), samples, classes);
+            }
         }
         sums.quality(samples, classes)
     }

@@ -176,6 +176,22 @@ fn a_lookup_is_as_much_work_at_ten_billion_samples_as_at_ten_thousand() {
     }
 }
 
+/// `cargo nextest run --release -p beit-loader what_blocks_give_up --no-capture` prints the table of `docs/benchmarks.md`.
+#[test]
+fn what_blocks_give_up_at_imagenet_22k() {
+    let narrow = blocks(128, 16);
+    for (shuffle, correlation) in [(Shuffle::Full, 0.0), (Shuffle::BLOCKS, 1.0 / 128.0), (narrow, 1.0 / 16.0)]
+    {
+        let found = ShuffleQuality::of(&Order::shuffled(0, IMAGENET_22K, 16, shuffle), 21_841);
+        let ShuffleQuality { displacement, neighbour_correlation, same_class_run, batch_drift, .. } = found;
+        eprintln!(
+            "| {shuffle} | {displacement:.3} | {neighbour_correlation:.4} | {same_class_run:.4} | {batch_drift:.2} |"
+        );
+        assert!((neighbour_correlation - correlation).abs() < 0.015, "{found:?}");
+        assert!(same_class_run < 1.1 && (displacement - 1.0).abs() < 0.1, "{found:?}");
+    }
+}
+
 #[test]
 fn quality_tells_a_perfect_shuffle_from_blocks_and_from_none() {
     let quality = |shuffle| ShuffleQuality::of(&Order::shuffled(2, 1_000_000, 1, shuffle), 1000);
@@ -197,6 +213,9 @@ fn quality_tells_a_perfect_shuffle_from_blocks_and_from_none() {
     // All the set in one block is a perfect shuffle again.
     let whole = quality(blocks(1_000_000, 1));
     assert!(whole.neighbour_correlation.abs() < 0.01 && (whole.batch_drift - 1.0).abs() < 0.1, "{whole:?}");
+    // A small set in a window of its own, as the doctor may meet it.
+    let small = ShuffleQuality::of(&Order::shuffled(0, 600, 4, Shuffle::BLOCKS), 600);
+    assert!(small.neighbour_correlation.abs() < 0.01 && (small.batch_drift - 1.0).abs() < 0.1, "{small:?}");
     // No shuffle at all cannot be asked for, but for sets of one.
     let one = ShuffleQuality::of(&Order::new(0, 1, 1), 5);
     assert!(one.batch_drift == 1.0 && one.displacement == 0.0, "{one:?}");
