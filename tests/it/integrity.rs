@@ -301,12 +301,11 @@ fn stats_add_up() {
 /// What leaves a loader: epoch and id of each sample, and a digest of its pixels and tokens.
 type Left = Vec<(u64, beit_shards::SampleId, u64)>;
 
+/// How many records each reason kept out.
+type Reasons = Vec<(&'static str, u64)>;
+
 /// Loads three epochs of the set's ten samples, so that each of the three views is used.
-fn load(
-    dir: &Path,
-    io: beit_shards::Io,
-    mut after: impl FnMut(u64),
-) -> Result<(Left, Vec<(&'static str, u64)>), String> {
+fn load(dir: &Path, io: beit_shards::Io, mut after: impl FnMut(u64)) -> Result<(Left, Reasons), String> {
     use beit_loader::{Loader, Options};
     use std::hash::{DefaultHasher, Hash, Hasher};
     let set = beit_shards::ShardSet::open(dir, io).map_err(|error| error.to_string())?;

@@ -29,23 +29,30 @@ fn arguments<'a>(source: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a s
     arguments
 }
 
-/// Every sample of a set by its path: label, grey levels and tokens of both views, payload.
-fn samples(out: &Path) -> BTreeMap<String, (u32, Vec<u8>, Vec<u16>, Vec<u8>)> {
+/// What a set holds of a sample: the grey levels and tokens of both views, and the payload.
+#[derive(Default)]
+struct Held {
+    greys: Vec<u8>,
+    tokens: Vec<u16>,
+    payload: Vec<u8>,
+}
+
+/// Every sample of a set by its path.
+fn samples(out: &Path) -> BTreeMap<String, Held> {
     let set = ShardSet::open(out, Io::Auto).unwrap();
     let mut buf = ReadBuf::new();
     let mut all = BTreeMap::new();
     for index in 0..set.len() {
-        let (mut greys, mut tokens) = (Vec::new(), Vec::new());
-        let mut kept = None;
+        let (mut held, mut path) = (Held::default(), String::new());
         for view in 0..2 {
             let sample = set.read(index, view, &mut buf).unwrap();
             assert_eq!(sample.id, SampleId::of_path(sample.path));
-            greys.push(sample.grey);
-            tokens.extend(sample.tokens);
-            kept = Some((sample.path.to_owned(), sample.label, sample.payload.to_vec()));
+            held.greys.push(sample.grey);
+            held.tokens.extend(sample.tokens);
+            held.payload = sample.payload.to_vec();
+            path = sample.path.to_owned();
         }
-        let (path, label, payload) = kept.unwrap();
-        assert!(all.insert(path, (label, greys, tokens, payload)).is_none(), "a sample came twice");
+        assert!(all.insert(path, held).is_none(), "a sample came twice");
     }
     all
 }
@@ -88,11 +95,11 @@ fn each_round_adds_a_shard_and_changes_none() {
     let (grown, built) = (samples(&out), samples(&whole));
     assert_eq!(grown.keys().collect::<Vec<_>>(), built.keys().collect::<Vec<_>>());
     let (mut equal, mut all) = (0, 0);
-    for (path, (_, greys, tokens, payload)) in &grown {
-        let (_, built_greys, built_tokens, built_payload) = &built[path];
-        assert!(greys == built_greys && payload == built_payload, "{path} differs");
-        equal += tokens.iter().zip(built_tokens).filter(|(a, b)| a == b).count();
-        all += tokens.len();
+    for (path, grown) in &grown {
+        let built = &built[path];
+        assert!(grown.greys == built.greys && grown.payload == built.payload, "{path} differs");
+        equal += grown.tokens.iter().zip(&built.tokens).filter(|(a, b)| a == b).count();
+        all += grown.tokens.len();
     }
     // Batches of another size may round a token the other way.
     assert!(equal * 1000 >= all * 995, "{equal} of {all} tokens are equal");

@@ -170,7 +170,11 @@ fn bf16_changes_few_tokens_and_says_so_in_its_name() {
     assert!(same * 10 > fp32.len() * 9, "{same} of {} tokens agree", fp32.len());
     for name in ["demo", "demo (bf16)"] {
         let tokenizer = Tokenizer::find(Some("embedded")).unwrap();
-        assert_eq!(tokenizer.as_in_set(name).name_in_sets(), name, "a set's tokens are made again as they were");
+        assert_eq!(
+            tokenizer.as_in_set(name).name_in_sets(),
+            name,
+            "a set's tokens are made again as they were"
+        );
     }
 }
 
