@@ -5,6 +5,7 @@
 //! stays as it is. So a repair can fail, but not make anything worse.
 
 mod again;
+mod gather;
 
 use crate::pack;
 use crate::pixels::Pixels;
@@ -14,10 +15,10 @@ use crate::source::{Entry, Source};
 use crate::stages::Stages;
 use again::{Again, Maker, number_of};
 use anyhow::{Context, Result, bail, ensure};
-use beit_shards::{Covered, Io, Manifest, SetSpec, Shard, ShardInfo, shard_file_name};
+use beit_shards::{Catalog, Covered, Io, Manifest, SetSpec, Shard, ShardInfo, shard_file_name};
 use beit_views::ViewSpec;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -143,8 +144,9 @@ impl Truth {
     fn find(dir: &Path, source: &Source) -> Result<Self> {
         let lost = match Manifest::read(dir) {
             Ok(manifest) => {
+                let classes: HashSet<&String> = source.classes().iter().collect();
                 ensure!(
-                    manifest.classes == source.classes(),
+                    manifest.classes.iter().all(|class| classes.contains(class)),
                     "the source has other classes than {}: give the sources as they were given to build",
                     dir.display()
                 );
@@ -242,17 +244,10 @@ fn mend(
     report: &mut Report,
 ) -> Result<()> {
     let mut runs = runs(dir, set, damaged);
-    // One pass over the listing; only the entries of damaged stretches are kept.
-    let mut listed = 0;
-    let wanted = runs.iter().map(|run| run.first).min().unwrap_or(0)
-        ..runs.iter().map(|run| run.end).max().unwrap_or(0);
-    source.walk(&wanted, &mut |entry| {
-        listed += 1;
-        if let Some(run) = runs.iter_mut().find(|run| (run.first..run.end).contains(&entry.index)) {
-            run.entries.push(entry);
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
+    let listed = match Catalog::open(dir) {
+        Ok(catalog) if set.published => gather::by_catalog(dir, source, set, &mut runs, &catalog)?,
+        _ => gather::by_position(source, &mut runs)?,
+    };
     if listed != set.entries {
         eprintln!(
             "beit-shard: the source has {listed} images now, {} when the set was built: files were added or removed, so \
