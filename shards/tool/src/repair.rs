@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use beit_shards::{Catalog, Covered, Io, Manifest, SetSpec, Shard, ShardInfo, shard_file_name};
 use beit_views::ViewSpec;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -182,6 +182,19 @@ impl Truth {
         Ok(Self { spec, classes: source.classes().to_vec(), shards, entries, published: false })
     }
 
+    /// How many classes the set may have had when a shard was written: a watched set's grow. What its own footer says, or,
+    /// if that is lost, what the other footers say.
+    fn class_counts(&self, dir: &Path, number: usize) -> BTreeSet<usize> {
+        let count = |info: &ShardInfo| {
+            let shard = Shard::open(&dir.join(&info.file), Io::Pread).ok()?;
+            (shard.digest() == info.digest).then_some(shard.footer().classes as usize)
+        };
+        match count(&self.shards[number]) {
+            Some(own) => [own].into(),
+            None => self.shards.iter().filter_map(count).chain([self.classes.len()]).collect(),
+        }
+    }
+
     /// The damaged shards, each with the first thing that is wrong, and whether the catalog is to be written again.
     fn look(&self, dir: &Path) -> (BTreeMap<usize, String>, bool) {
         let (mut damaged, mut catalog) = (BTreeMap::new(), false);
@@ -275,7 +288,7 @@ fn mend(
             let entries = &run.entries[((from - run.first) as usize).min(run.entries.len())..];
             let mut again =
                 Again { info, run, entries, last, taken: 0, suspects: Vec::new(), mended: Mended::of(info) };
-            match again.write(dir, set, &mut maker) {
+            match again.write(dir, set, &set.class_counts(dir, number), &mut maker) {
                 Ok(()) => report.repaired.push(again.mended),
                 Err(error) => {
                     let why = again.explain(&error);
