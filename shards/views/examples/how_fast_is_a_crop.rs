@@ -1,10 +1,13 @@
 //! How many views per second of CPU time does one core render from payloads, and where does the time go?
 //!
 //! ```sh
-//! cargo run --release -p beit-views --example how_fast_is_a_crop -- IMAGES/ [--passes N] [--check yes] [--dump DIR]
+//! cargo run --release -p beit-views --example how_fast_is_a_crop -- IMAGES/ \
+//!     [--pixels original|short256|raw256] [--passes N] [--check yes] [--dump DIR]
 //! ```
-//! Packs every image below IMAGES/ in memory, then renders a new 224 px bicubic view of each per pass. With `--check` each
-//! of them is first compared to the same view of the image as libjpeg-turbo decodes it; with `--dump` it also writes the views of the first pass, and 112 px Lanczos ones, for `tests/compare_with_pillow.py`.
+//! Packs every image below IMAGES/ in memory, with `--pixels` scaled as `beit-shard build` does, then renders a new 224 px
+//! bicubic view of each per pass. With `--check` each of them is first compared to the same view of the image as
+//! libjpeg-turbo decodes it; with `--dump` it also writes the views of the first pass, and 112 px Lanczos ones, for
+//! `tests/compare_with_pillow.py`.
 
 use std::error::Error;
 use std::fs;
@@ -13,8 +16,35 @@ use std::path::{Path, PathBuf};
 
 use beit_views::{
     Interpolation, JitterStep, Limits, Payload, PayloadKind, Purpose, Renderer, RgbImage, SeedKey,
-    StageTimes, View, ViewSpec, contrast_grey, decode, pack_payload,
+    StageTimes, View, ViewSpec, contrast_grey, decode, encode_jpeg, pack_payload, shrink_to_short_side,
 };
+
+/// Which pixels are kept of an image, as in shards/tool/src/pixels.rs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Original,
+    Short256,
+    Raw256,
+}
+
+impl Kept {
+    fn of(self, source: &[u8], image: RgbImage) -> Result<(RgbImage, PayloadKind, Vec<u8>), Box<dyn Error>> {
+        let small = image.width.min(image.height) <= 256;
+        if self == Self::Original || (self == Self::Short256 && small) {
+            let (kind, bytes) = pack_payload(source, &image)?;
+            return Ok((image, kind, bytes));
+        }
+        let image = shrink_to_short_side(&image, 256);
+        if self == Self::Raw256 {
+            let bytes = image.pixels.clone();
+            return Ok((image, PayloadKind::Rgb, bytes));
+        }
+        let jpeg = encode_jpeg(&image, 90)?;
+        let image = decode(&jpeg, &Limits::default())?;
+        let (kind, bytes) = pack_payload(&jpeg, &image)?;
+        Ok((image, kind, bytes))
+    }
+}
 
 struct Sample {
     path: PathBuf,
@@ -28,10 +58,18 @@ struct Sample {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().ok_or("which folder of images?")?);
-    let (mut passes, mut check, mut dump) = (5, false, None);
+    let (mut kept, mut passes, mut check, mut dump) = (Kept::Original, 5, false, None);
     while let Some(option) = arguments.next() {
         let value = arguments.next().ok_or("the option lacks its value")?;
         match option.as_str() {
+            "--pixels" => {
+                kept = match value.as_str() {
+                    "original" => Kept::Original,
+                    "short256" => Kept::Short256,
+                    "raw256" => Kept::Raw256,
+                    _ => return Err(format!("--pixels {value}: original, short256 or raw256").into()),
+                }
+            }
             "--passes" => passes = value.parse::<u32>()?,
             "--check" => check = value == "yes",
             "--dump" => dump = Some(PathBuf::from(value)),
@@ -41,7 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut paths = Vec::new();
     walk(&folder, &mut paths)?;
     paths.sort();
-    let samples = pack(&paths, passes, check)?;
+    let samples = pack(&paths, kept, passes, check)?;
     if let Some(dump) = dump {
         write_views(&samples, &dump)?;
     }
@@ -59,7 +97,7 @@ fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn pack(paths: &[PathBuf], passes: u32, check: bool) -> Result<Vec<Sample>, Box<dyn Error>> {
+fn pack(paths: &[PathBuf], kept: Kept, passes: u32, check: bool) -> Result<Vec<Sample>, Box<dyn Error>> {
     let spec = ViewSpec::default();
     let (mut before, mut after, mut jpegs) = (0, 0, 0);
     let (mut decode_ns, mut pack_ns, mut grey_ns) = (0, 0, 0);
@@ -75,7 +113,7 @@ fn pack(paths: &[PathBuf], passes: u32, check: bool) -> Result<Vec<Sample>, Box<
             }
         };
         let decoded = cpu_ns()?;
-        let (kind, bytes) = pack_payload(&source, &image)?;
+        let (image, kind, bytes) = kept.of(&source, image)?;
         let packed = cpu_ns()?;
         let draw = |index| {
             let key = SeedKey { seed: 0, stream: number as u64, index, purpose: Purpose::View };
@@ -106,7 +144,7 @@ fn pack(paths: &[PathBuf], passes: u32, check: bool) -> Result<Vec<Sample>, Box<
         after as f64 / before as f64
     );
     println!(
-        "packing, us per image: decode {}, lay out and check {}, grey of one view {}",
+        "packing, us per image: decode {}, scale, lay out and check {}, grey of one view {}",
         decode_ns / n / 1000,
         pack_ns / n / 1000,
         grey_ns / n / 1000 / u64::from(passes)

@@ -15,6 +15,7 @@ mod inverse;
 use crate::jitter::{Tone, luma};
 use crate::region::Quad;
 use crate::resize::{self, Plan};
+use crate::view::Interpolation;
 
 /// Bytes that a kernel may touch past the last sample of a channel's row.
 pub(crate) const PAD: usize = 64;
@@ -61,15 +62,39 @@ impl Level {
         levels
     }
 
-    /// Lays a plan's weights out as this level reads them.
-    pub fn pack(self, plan: &mut Plan) {
-        match self {
-            Self::Plain => {}
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => plan.pack_pairs(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => plan.pack_digits(),
-        }
+    /// Makes a plan and lays its weights out as this level reads them across.
+    pub fn plan_across(
+        self,
+        plan: &mut Plan,
+        from: u32,
+        to: u32,
+        interpolation: Interpolation,
+        mirrored: bool,
+    ) {
+        self.run(|| {
+            plan.set(from, to, interpolation, mirrored);
+            match self {
+                Self::Plain => {}
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => plan.pack_pairs_across(),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => plan.pack_digits_across(),
+            }
+        });
+    }
+
+    /// As [`plan_across`](Self::plan_across), as they are read down.
+    pub fn plan_down(self, plan: &mut Plan, from: u32, to: u32, interpolation: Interpolation) {
+        self.run(|| {
+            plan.set(from, to, interpolation, false);
+            match self {
+                Self::Plain => {}
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => plan.pack_pairs_down(),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => plan.pack_digits_down(),
+            }
+        });
     }
 
     /// Runs plain Rust, if it is inlined, with the bit and vector instructions of this machine.
@@ -194,18 +219,29 @@ impl Level {
         total + rest
     }
 
-    /// Resizes one padded channel of a row across; up to 15 bytes more are written than the plan's output.
-    pub fn across(self, plan: &Plan, row: &[u8], out: &mut [u8]) {
-        assert!(row.len() >= padded(plan.input as usize), "a padded row");
-        assert!(out.len() >= (plan.output as usize).next_multiple_of(16), "room for whole groups");
+    /// Resizes three padded channels of a row across to channels `stride` bytes apart; up to 15 bytes more of each are
+    /// written than the plan's output.
+    pub fn across(self, plan: &Plan, row: &[u8], out: &mut [u8], stride: usize) {
+        let padded = padded(plan.input as usize);
+        assert!(row.len() >= 3 * padded, "three padded channels");
+        let groups = (plan.output as usize).next_multiple_of(16);
+        assert!(stride >= groups && out.len() >= 3 * stride, "room for whole groups");
         match self {
-            Self::Plain => resize::across(plan, row, &mut out[..plan.output as usize]),
-            // SAFETY: the level was found on this machine, the plan was packed for it, both rows are padded.
+            Self::Plain => {
+                for (row, out) in row.chunks_exact(padded).zip(out.chunks_exact_mut(stride)).take(3) {
+                    resize::across(plan, row, &mut out[..plan.output as usize]);
+                }
+            }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::across(plan, row, out) },
-            // SAFETY: as above.
+            Self::Avx2 => {
+                for (row, out) in row.chunks_exact(padded).zip(out.chunks_exact_mut(stride)).take(3) {
+                    // SAFETY: the level was found on this machine, the plan was packed for it, both rows are padded.
+                    unsafe { avx2::across(plan, row, out) }
+                }
+            }
+            // SAFETY: as above; there are three channels of each.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::across(plan, row, out) },
+            Self::Avx512 => unsafe { avx512::across(plan, row, padded, out, stride) },
         }
     }
 

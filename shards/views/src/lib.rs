@@ -7,6 +7,7 @@
 //! Start at [`View::draw`], [`decode`], [`pack_payload`] and [`Renderer`]. No files, no tensors, no global state.
 
 mod image;
+pub mod inner;
 mod jitter;
 mod kernels;
 mod markers;

@@ -77,6 +77,36 @@ impl RegionDecoder {
         crop: PixelRect,
     ) -> Result<Option<Spent>, DecodeError> {
         let (mut last, mut spent) = (Instant::now(), Spent::default());
+        let Some((map, columns, rows)) = self.prepare(payload, crop)? else { return Ok(None) };
+        for row in rows.first..rows.end {
+            self.entropy(level, &map, row, columns)?;
+            let now = Instant::now();
+            spent.entropy += now - last;
+            self.inverse(level, (row - rows.first) as usize);
+            last = Instant::now();
+            spent.inverse += last - now;
+        }
+        Ok(Some(spent))
+    }
+
+    /// As [`decode`](Self::decode), but stops at the coefficients: for benches.
+    pub fn decode_entropy(
+        &mut self,
+        level: Level,
+        payload: &Payload<'_>,
+        crop: PixelRect,
+    ) -> Result<bool, DecodeError> {
+        let Some((map, columns, rows)) = self.prepare(payload, crop)? else { return Ok(false) };
+        (rows.first..rows.end).try_for_each(|row| self.entropy(level, &map, row, columns))?;
+        Ok(true)
+    }
+
+    /// Reads the header and makes room; the units that are wanted, across and down.
+    fn prepare<'a>(
+        &mut self,
+        payload: &Payload<'a>,
+        crop: PixelRect,
+    ) -> Result<Option<(Map<'a>, Span, Span)>, DecodeError> {
         if !crop.fits(payload.width, payload.height) {
             return Err(refusal("the crop lies outside the image"));
         }
@@ -97,17 +127,13 @@ impl RegionDecoder {
         let columns = span(crop.left, crop.width, widest, mcu_width, payload.width);
         let rows = span(crop.top, crop.height, tallest, mcu_height, payload.height);
         self.lay_out(columns, rows);
-        for row in rows.first..rows.end {
-            let decoded =
-                self.gather(&map, row, columns).and_then(|()| self.coefficients(level, &map, columns));
-            decoded.ok_or_else(|| refusal("its entropy-coded bytes are damaged"))?;
-            let now = Instant::now();
-            spent.entropy += now - last;
-            self.inverse(level, (row - rows.first) as usize);
-            last = Instant::now();
-            spent.inverse += last - now;
-        }
-        Ok(Some(spent))
+        Ok(Some((map, columns, rows)))
+    }
+
+    /// The coefficients of a row of minimum coded units.
+    fn entropy(&mut self, level: Level, map: &Map<'_>, row: u32, columns: Span) -> Result<(), DecodeError> {
+        let decoded = self.gather(map, row, columns).and_then(|()| self.coefficients(level, map, columns));
+        decoded.ok_or_else(|| refusal("its entropy-coded bytes are damaged"))
     }
 
     /// Makes room for the planes and the quads of a row.

@@ -19,7 +19,7 @@ pub(crate) struct Plan {
     pub input: u32,
     /// Output samples.
     pub output: u32,
-    /// Most weights of an output sample.
+    /// Weights kept for each output sample: as many as any has, and up to whole fours.
     pub taps: usize,
     /// First input sample of each output sample.
     pub starts: Vec<u32>,
@@ -31,31 +31,25 @@ pub(crate) struct Plan {
     pub packed: Packed,
 }
 
-impl Interpolation {
-    fn radius(self) -> f64 {
-        match self {
-            Self::Bilinear => 1.0,
-            Self::Bicubic => 2.0,
-            Self::Lanczos => 3.0,
-        }
-    }
-
-    fn weight(self, x: f64) -> f64 {
-        match self {
-            Self::Bilinear => (1.0 - x.abs()).max(0.0),
-            Self::Bicubic => bicubic(x.abs()),
-            Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
-            Self::Lanczos => 0.0,
-        }
-    }
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
 }
 
+/// Without branches, so that several weights are computed at once.
+#[inline(always)]
 fn bicubic(x: f64) -> f64 {
     const A: f64 = -0.5;
-    match x {
-        x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-        x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
-        _ => 0.0,
+    let x = x.abs();
+    let near = ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    let far = (((x - 5.0) * x + 8.0) * x - 4.0) * A;
+    let far = if x < 2.0 { far } else { 0.0 };
+    if x < 1.0 { near } else { far }
+}
+
+fn lanczos(x: f64) -> f64 {
+    match (-3.0..3.0).contains(&x) {
+        true => sinc(x) * sinc(x / 3.0),
+        false => 0.0,
     }
 }
 
@@ -70,11 +64,21 @@ fn sinc(x: f64) -> f64 {
 impl Plan {
     /// Computes the plan in place, reusing its memory. With `mirrored` the input is read from its far end: the result
     /// is that of mirroring the input first, rounding included.
+    #[inline(always)]
     pub fn set(&mut self, input: u32, output: u32, interpolation: Interpolation, mirrored: bool) {
+        match interpolation {
+            Interpolation::Bilinear => self.fill(input, output, mirrored, 1.0, triangle),
+            Interpolation::Bicubic => self.fill(input, output, mirrored, 2.0, bicubic),
+            Interpolation::Lanczos => self.fill(input, output, mirrored, 3.0, lanczos),
+        }
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, input: u32, output: u32, mirrored: bool, radius: f64, kernel: impl Fn(f64) -> f64) {
         let scale = f64::from(input) / f64::from(output);
         let filter_scale = scale.max(1.0);
-        let support = interpolation.radius() * filter_scale;
-        let taps = support.ceil() as usize * 2 + 1;
+        let support = radius * filter_scale;
+        let taps = (support.ceil() as usize * 2 + 1).next_multiple_of(4);
         self.input = input;
         self.output = output;
         self.taps = taps;
@@ -96,16 +100,26 @@ impl Plan {
             let start = (center - support + 0.5).max(0.0) as u32; // cut towards zero
             let end = ((center + support + 0.5) as u32).min(input);
             let count = (end - start) as usize;
-            let mut sum = 0.0;
-            for (x, weight) in raw[..count].iter_mut().enumerate() {
-                *weight = interpolation.weight((x as f64 + f64::from(start) - center + 0.5) * step);
-                sum += *weight;
+            // By fours, the last ones too many.
+            let fours = count.next_multiple_of(4);
+            let (raws, _) = raw[..fours].as_chunks_mut::<4>();
+            for (raw, place) in raws.iter_mut().zip((0..).step_by(4)) {
+                *raw = [0, 1, 2, 3].map(|tap: u32| {
+                    kernel((f64::from(tap + place) + f64::from(start) - center + 0.5) * step)
+                });
             }
-            for (quantized, &weight) in weights.iter_mut().zip(&raw[..count]) {
-                let weight = if sum == 0.0 { weight } else { weight / sum };
-                let scaled = weight * f64::from(1 << PRECISION_BITS);
-                *quantized = if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 } as i32;
+            let sum = raw[..count].iter().fold(0.0, |sum, weight| sum + weight);
+            let sum = if sum == 0.0 { 1.0 } else { sum };
+            let (raws, _) = raw[..fours].as_chunks::<4>();
+            let (quantized, _) = weights[..fours].as_chunks_mut::<4>();
+            for (quantized, raw) in quantized.iter_mut().zip(raws) {
+                *quantized = raw.map(|weight| {
+                    let weight = weight / sum;
+                    let scaled = weight * f64::from(1 << PRECISION_BITS);
+                    (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
+                });
             }
+            weights[count..fours].fill(0);
             if mirrored {
                 weights[..count].reverse();
             }
@@ -145,3 +159,6 @@ pub(crate) fn down(plan: &Plan, index: usize, rows: &[u8], out: &mut [u8]) {
         *out = clip(products.fold(HALF, i32::wrapping_add));
     }
 }
+
+#[cfg(test)]
+mod tests;

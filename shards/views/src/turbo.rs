@@ -101,7 +101,6 @@ impl Turbo {
     }
 
     /// As [`encoder`](Self::encoder), of another sampling, and of red, green and blue themselves if `rgb`.
-    #[cfg(test)]
     pub fn sampler(quality: u8, sampling: u32, rgb: bool) -> Result<Self, DecodeError> {
         let mut turbo = Self::encoder(quality)?;
         turbo.set(tj::TJPARAM_TJPARAM_SUBSAMP, sampling as c_int)?;

@@ -181,37 +181,49 @@ fn whole([low, middle, high]: [__m512i; 3]) -> __m512i {
 }
 
 /// # Safety
-/// AVX-512 F, BW, VL, VBMI, VNNI; `plan` is packed in digits; `row` and `out` are padded
+/// AVX-512 F, BW, VL, VBMI, VNNI; `plan` is packed in digits; `row` has three padded channels, `padded` bytes apart, `out`
+/// three with room for whole groups, `stride` bytes apart
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
-pub(super) unsafe fn across(plan: &Plan, row: &[u8], out: &mut [u8]) {
-    if !plan.packed.three_digits {
-        return resize::across(plan, row, &mut out[..plan.output as usize]);
-    }
+pub(super) unsafe fn across(plan: &Plan, row: &[u8], padded: usize, out: &mut [u8], stride: usize) {
     let packed = &plan.packed;
+    if !packed.three_digits {
+        for (row, out) in row.chunks_exact(padded).zip(out.chunks_exact_mut(stride)).take(3) {
+            resize::across(plan, row, &mut out[..plan.output as usize]);
+        }
+        return;
+    }
     let groups = (plan.output as usize).div_ceil(16);
     let quads = packed.quads;
     assert!(packed.index.len() >= groups * 64 && packed.digits.len() >= groups * quads * 192);
     assert!(packed.bases.len() >= groups && packed.offsets.len() >= 16 * groups);
     for group in 0..groups {
-        let mut sums = [_mm512_set1_epi32(HALF), _mm512_setzero_si512(), _mm512_setzero_si512()];
-        // SAFETY: the lengths were compared above; the plan's packing keeps every read within the padded row.
+        let zero = _mm512_setzero_si512();
+        let mut sums = [[_mm512_set1_epi32(HALF), zero, zero]; 3];
+        // SAFETY: the lengths were compared above; the plan's packing keeps every read within the padded channels.
         unsafe {
             let index = _mm512_loadu_si512(packed.index.as_ptr().add(64 * group).cast());
             let offsets = _mm512_loadu_si512(packed.offsets.as_ptr().add(16 * group).cast());
-            let base = row.as_ptr().add(packed.bases[group] as usize);
+            let base = packed.bases[group] as usize;
             for quad in 0..quads {
-                let samples = if packed.gathered {
-                    _mm512_i32gather_epi32::<1>(offsets, row.as_ptr().add(4 * quad).cast())
-                } else {
-                    _mm512_permutexvar_epi8(index, _mm512_loadu_si512(base.add(4 * quad).cast()))
-                };
                 let digits = packed.digits.as_ptr().add(192 * (group * quads + quad));
-                for (place, sum) in sums.iter_mut().enumerate() {
-                    let digit = _mm512_loadu_si512(digits.add(64 * place).cast());
-                    *sum = _mm512_dpbusd_epi32(*sum, samples, digit);
+                let digits: [__m512i; 3] =
+                    std::array::from_fn(|place| _mm512_loadu_si512(digits.add(64 * place).cast()));
+                for (channel, sums) in sums.iter_mut().enumerate() {
+                    let row = row.as_ptr().add(channel * padded + 4 * quad);
+                    let samples = if packed.gathered {
+                        _mm512_i32gather_epi32::<1>(offsets, row.cast())
+                    } else {
+                        _mm512_permutexvar_epi8(index, _mm512_loadu_si512(row.add(base).cast()))
+                    };
+                    for (sum, digit) in sums.iter_mut().zip(digits) {
+                        *sum = _mm512_dpbusd_epi32(*sum, samples, digit);
+                    }
                 }
             }
-            _mm_storeu_si128(out.as_mut_ptr().add(16 * group).cast(), levels(sums));
+            for (channel, sums) in sums.into_iter().enumerate() {
+                let out = out.as_mut_ptr().add(channel * stride + 16 * group);
+                _mm_storeu_si128(out.cast(), levels(sums));
+            }
         }
     }
 }

@@ -73,15 +73,16 @@ fn every_level_resizes_like_plain_rust() {
         let kernel =
             [Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos][case as usize % 3];
         let mirrored = draws.coin();
-        let row = bytes(padded(input as usize), &mut draws);
+        let row = bytes(3 * padded(input as usize), &mut draws);
         let rows = bytes(input as usize * 64, &mut draws);
         let run = |level: Level| {
             let mut plan = Plan::default();
-            plan.set(input, output, kernel, mirrored);
-            level.pack(&mut plan);
-            let mut across = vec![7; padded(output as usize)];
-            level.across(&plan, &row, &mut across);
-            across.truncate(output as usize);
+            level.plan_across(&mut plan, input, output, kernel, mirrored);
+            let stride = padded(output as usize);
+            let mut across = vec![7; 3 * stride];
+            level.across(&plan, &row, &mut across, stride);
+            across.chunks_exact_mut(stride).for_each(|channel| channel[output as usize..].fill(7));
+            level.plan_down(&mut plan, input, output, kernel);
             let mut down = vec![7; 64 * output as usize];
             for (index, out) in down.chunks_exact_mut(64).enumerate() {
                 level.down(&plan, index, &rows, out);

@@ -42,10 +42,8 @@ impl Stages {
         interpolation: Interpolation,
         flip: bool,
     ) {
-        self.across.set(from.0, to.0, interpolation, flip);
-        self.down.set(from.1, to.1, interpolation, false);
-        level.pack(&mut self.across);
-        level.pack(&mut self.down);
+        level.plan_across(&mut self.across, from.0, to.0, interpolation, flip);
+        level.plan_down(&mut self.down, from.1, to.1, interpolation);
     }
 
     /// Renders to interleaved RGB. `fetch` puts a row's channels, `padded` bytes apart, to where it is told.
@@ -82,9 +80,7 @@ impl Stages {
             }
             lap(&mut spent.jitter);
             for (planes, middle) in planes.chunks_exact(3 * padded).zip(middle.chunks_exact_mut(stride)) {
-                for (plane, middle) in planes.chunks_exact(padded).zip(middle.chunks_exact_mut(channel)) {
-                    level.across(&self.across, plane, middle);
-                }
+                level.across(&self.across, planes, middle, channel);
             }
             lap(&mut spent.resize);
         }
