@@ -166,9 +166,20 @@ impl<'a> Worker<'a> {
         let mut times = StageTimes::default();
         let payload = Payload { kind, width, height, bytes: record.payload };
         let px = options.view_px;
-        self.renderer
-            .render_payload(payload, &view, record.grey, px, options.interpolation, out.pixels, &mut times)
-            .map_err(|error| Damage { reason: error.reason(), message: error.to_string() })?;
+        let rendered = self.renderer.render_payload(
+            payload,
+            &view,
+            record.grey,
+            px,
+            options.interpolation,
+            out.pixels,
+            &mut times,
+        );
+        if !record.is_intact() {
+            // The file shrank while its pixels were decoded, whatever came of that: this time the read itself will tell.
+            return self.load(sample, placed, out);
+        }
+        rendered.map_err(|error| Damage { reason: error.reason(), message: error.to_string() })?;
         tally.entropy_ns += times.entropy_ns;
         tally.idct_ns += times.idct_ns;
         tally.jitter_ns += times.jitter_ns;
@@ -176,10 +187,6 @@ impl<'a> Worker<'a> {
         tally.bytes += record.payload.len() as u64;
         out.tokens.copy_from_slice(record.tokens);
         *out.id = record.id;
-        if !record.is_intact() {
-            // The file shrank while its pixels were decoded: this time the read itself will tell.
-            return self.load(sample, placed, out);
-        }
         Ok(())
     }
 

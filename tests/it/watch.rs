@@ -85,6 +85,24 @@ fn each_round_adds_a_shard_and_changes_none() {
         "nothing was new, the broken file neither"
     );
 
+    // Both shards are damaged, one beyond its index: repaired, they are what they were, though the source lists otherwise now.
+    let published: Vec<Vec<u8>> =
+        (0..2).map(|n| fs::read(out.join(format!("shard-00000{n}.shard"))).unwrap()).collect();
+    for (n, sound) in published.iter().enumerate() {
+        let (mut bytes, shard) = (sound.clone(), out.join(format!("shard-00000{n}.shard")));
+        bytes[300] ^= 1; // a payload
+        if n == 1 {
+            bytes.truncate(sound.len() - 700); // footer and index
+        }
+        fs::remove_file(&shard).unwrap();
+        fs::write(&shard, bytes).unwrap();
+    }
+    fail("beit-shard", &["verify", text(&out)], &["shard-000000.shard"]);
+    succeed("beit-shard", &["repair", text(&source), "--shards", text(&out), "--tokenizer", "embedded"]);
+    for (n, sound) in published.iter().enumerate() {
+        assert!(fs::read(out.join(format!("shard-00000{n}.shard"))).unwrap() == *sound, "shard {n} differs");
+    }
+
     // Which shard a sample is in depends on when it came; what it is does not.
     fs::remove_file(source.join("dogs/broken.jpg")).unwrap();
     let whole = dir.path().join("whole.shards");

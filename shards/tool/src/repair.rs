@@ -5,6 +5,7 @@
 //! stays as it is. So a repair can fail, but not make anything worse.
 
 mod again;
+mod gather;
 
 use crate::pack;
 use crate::pixels::Pixels;
@@ -14,10 +15,10 @@ use crate::source::{Entry, Source};
 use crate::stages::Stages;
 use again::{Again, Maker, number_of};
 use anyhow::{Context, Result, bail, ensure};
-use beit_shards::{Covered, Io, Manifest, SetSpec, Shard, ShardInfo, shard_file_name};
+use beit_shards::{Catalog, Covered, Io, Manifest, SetSpec, Shard, ShardInfo, shard_file_name};
 use beit_views::ViewSpec;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -143,8 +144,9 @@ impl Truth {
     fn find(dir: &Path, source: &Source) -> Result<Self> {
         let lost = match Manifest::read(dir) {
             Ok(manifest) => {
+                let classes: HashSet<&String> = source.classes().iter().collect();
                 ensure!(
-                    manifest.classes == source.classes(),
+                    manifest.classes.iter().all(|class| classes.contains(class)),
                     "the source has other classes than {}: give the sources as they were given to build",
                     dir.display()
                 );
@@ -178,6 +180,19 @@ impl Truth {
         );
         let shards = shards.iter().map(Shard::info).collect();
         Ok(Self { spec, classes: source.classes().to_vec(), shards, entries, published: false })
+    }
+
+    /// How many classes the set may have had when a shard was written: a watched set's grow. What its own footer says, or,
+    /// if that is lost, what the other footers say.
+    fn class_counts(&self, dir: &Path, number: usize) -> BTreeSet<usize> {
+        let count = |info: &ShardInfo| {
+            let shard = Shard::open(&dir.join(&info.file), Io::Pread).ok()?;
+            (shard.digest() == info.digest).then_some(shard.footer().classes as usize)
+        };
+        match count(&self.shards[number]) {
+            Some(own) => [own].into(),
+            None => self.shards.iter().filter_map(count).chain([self.classes.len()]).collect(),
+        }
     }
 
     /// The damaged shards, each with the first thing that is wrong, and whether the catalog is to be written again.
@@ -242,17 +257,10 @@ fn mend(
     report: &mut Report,
 ) -> Result<()> {
     let mut runs = runs(dir, set, damaged);
-    // One pass over the listing; only the entries of damaged stretches are kept.
-    let mut listed = 0;
-    let wanted = runs.iter().map(|run| run.first).min().unwrap_or(0)
-        ..runs.iter().map(|run| run.end).max().unwrap_or(0);
-    source.walk(&wanted, &mut |entry| {
-        listed += 1;
-        if let Some(run) = runs.iter_mut().find(|run| (run.first..run.end).contains(&entry.index)) {
-            run.entries.push(entry);
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
+    let listed = match Catalog::open(dir) {
+        Ok(catalog) if set.published => gather::by_catalog(dir, source, set, &mut runs, &catalog)?,
+        _ => gather::by_position(source, &mut runs)?,
+    };
     if listed != set.entries {
         eprintln!(
             "beit-shard: the source has {listed} images now, {} when the set was built: files were added or removed, so \
@@ -280,7 +288,7 @@ fn mend(
             let entries = &run.entries[((from - run.first) as usize).min(run.entries.len())..];
             let mut again =
                 Again { info, run, entries, last, taken: 0, suspects: Vec::new(), mended: Mended::of(info) };
-            match again.write(dir, set, &mut maker) {
+            match again.write(dir, set, &set.class_counts(dir, number), &mut maker) {
                 Ok(()) => report.repaired.push(again.mended),
                 Err(error) => {
                     let why = again.explain(&error);

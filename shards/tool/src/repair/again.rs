@@ -6,14 +6,14 @@ use crate::pixels::Pixels;
 use crate::prepare::{Group, Outcome, Prepared, Preparer};
 use crate::shards;
 use crate::source::Entry;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use beit_shards::{
     PAYLOAD_JPEG, PAYLOAD_RGB, Record, Salvage, Salvaged, SampleId, SetSpec, ShardInfo, ShardWriter,
     ViewTokens, shard_file_name,
 };
 use beit_tokenizer::Tokenizer;
 use beit_views::PayloadKind;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 /// How many files a message names.
@@ -90,7 +90,33 @@ pub struct Again<'a> {
 }
 
 impl Again<'_> {
-    pub fn write(&mut self, dir: &Path, set: &Truth, maker: &mut Maker<'_>) -> Result<()> {
+    /// Writes the shard with each number of classes that it may have been written with, until it comes out as it was.
+    pub fn write(
+        &mut self,
+        dir: &Path,
+        set: &Truth,
+        classes: &BTreeSet<usize>,
+        maker: &mut Maker<'_>,
+    ) -> Result<()> {
+        let mut tried = Err(anyhow!("no footer tells how many classes the set had; this is a bug"));
+        for &count in classes.iter().rev() {
+            (self.taken, self.mended) = (0, Mended::of(self.info));
+            self.suspects.clear();
+            tried = self.write_with(dir, set, &set.classes[..count.min(set.classes.len())], maker);
+            if tried.is_ok() {
+                break;
+            }
+        }
+        tried
+    }
+
+    fn write_with(
+        &mut self,
+        dir: &Path,
+        set: &Truth,
+        classes: &[String],
+        maker: &mut Maker<'_>,
+    ) -> Result<()> {
         let path = dir.join(&self.info.file);
         let salvage = match path.exists() {
             true => Some(Salvage::open(&path, &set.spec)?),
@@ -101,7 +127,7 @@ impl Again<'_> {
             .flat_map(|salvage| salvage.records().values())
             .map(|record| (record.path.as_str(), record))
             .collect();
-        let mut writer = ShardWriter::create(dir, number_of(self.info)?, &set.spec, &set.classes)?;
+        let mut writer = ShardWriter::create(dir, number_of(self.info)?, &set.spec, classes)?;
         writer.keep_rgb_plain(maker.pixels.plain());
         let mut stretch = blake3::Hasher::new();
         let first = self.entries.first().map_or(self.run.end, |entry| entry.index);
