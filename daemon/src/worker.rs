@@ -115,7 +115,6 @@ fn would_recur(error: &TrainError) -> bool {
             | TrainError::Device(_)
             | TrainError::OtherRun { .. }
             | TrainError::NotFinite { .. }
-            | TrainError::NotFiniteGradients { .. }
             | TrainError::Locked { .. }
     )
 }

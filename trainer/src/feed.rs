@@ -43,9 +43,11 @@ impl Feed {
         Ok(Feed { device, px: plan.model.image_px.into(), mean: send(mean)?, std: send(std)? })
     }
 
-    /// All of a batch.
-    pub(crate) fn take(&self, batch: &Batch<'_>) -> Result<Input, TrainError> {
-        self.input(self.pixels(batch.pixels())?, batch.tokens(), batch.mask(), batch.ids().len())
+    /// Micro-batch `part` of the `parts` equal ones of a batch.
+    pub(crate) fn take(&self, batch: &Batch<'_>, part: u32, parts: u32) -> Result<Input, TrainError> {
+        let pixels = self.pixels(share(batch.pixels(), part, parts))?;
+        let samples = share(batch.ids(), part, parts).len();
+        self.input(pixels, share(batch.tokens(), part, parts), share(batch.mask(), part, parts), samples)
     }
 
     /// Pixels on the device together with the rest of `samples` samples.
@@ -77,4 +79,10 @@ impl Feed {
             .and_then(|pixels| pixels.f_contiguous())
             .map_err(torch("normalising pixels"))
     }
+}
+
+/// Part `part` of `parts` equal ones.
+fn share<T>(whole: &[T], part: u32, parts: u32) -> &[T] {
+    let length = whole.len() / parts.max(1) as usize;
+    &whole[part as usize * length..][..length]
 }

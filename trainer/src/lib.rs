@@ -19,6 +19,7 @@ pub mod run;
 pub mod stats;
 mod step;
 
+pub mod amp;
 pub mod drop_path;
 pub mod init;
 pub mod loss;

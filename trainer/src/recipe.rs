@@ -11,6 +11,7 @@ use beit_shards::Io;
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+use crate::amp::Amp;
 use crate::error::TrainError;
 use crate::model::ModelConfig;
 
@@ -91,8 +92,10 @@ macro_rules! keys {
 }
 
 keys! {
-    /// Samples per rank and optimizer step.
+    /// Samples per rank that go through the model at once: a micro-batch.
     batch_size: u32 = 64, "at least 1", |v| *v >= 1;
+    /// Micro-batches per rank and optimizer step, whose gradients add up.
+    update_freq: u32 = 1, "at least 1", |v| *v >= 1;
     /// Epochs to train, unless `steps` says otherwise.
     epochs: u32 = 300, "at least 1", |v| *v >= 1;
     /// Optimizer steps to train, in all; wins over `epochs`.
@@ -155,6 +158,14 @@ keys! {
     warmup_epochs: u32 = 5, "0 or more", |_| true;
     /// Optimizer steps of linear warm-up if above 0.
     warmup_steps: i64 = -1, "-1 or more", |v| *v >= -1;
+    /// Kind of matrix products: off (f32), bf16, or fp16 with a scaled loss as in the reference.
+    amp: String = "off".into(), "off, bf16 or fp16", |v| Amp::named(v).is_some();
+    /// Whether a block's activations are computed again in backward instead of kept: less memory, a third more work.
+    checkpoint_activations: bool = false, "", |_| true;
+    /// Steps in a row whose loss or gradient is not finite that are skipped before the run gives up.
+    max_skipped_steps: u32 = 10, "0 or more", |_| true;
+    /// How often the run may then return to the weights of its newest checkpoint, and go on with the next data.
+    max_rollbacks: u32 = 0, "0 or more", |_| true;
     /// Filter of the patch view: bicubic, bilinear or lanczos.
     train_interpolation: String = "bicubic".into(), "bicubic, bilinear or lanczos",
         |v| ["bicubic", "bilinear", "lanczos"].contains(&v.as_str());
@@ -254,6 +265,16 @@ impl Recipe {
             },
             _ => Shuffle::Full,
         }
+    }
+
+    /// In which kind matrix products run.
+    pub fn amp(&self) -> Amp {
+        Amp::named(&self.amp).unwrap_or(Amp::Off)
+    }
+
+    /// Samples per rank and optimizer step.
+    pub fn rank_batch(&self) -> u32 {
+        self.batch_size.saturating_mul(self.update_freq)
     }
 
     /// How shards are read.

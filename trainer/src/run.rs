@@ -1,6 +1,7 @@
 //! A run from start to end: one thread per local rank, all fed by one loader, all stopping together.
 
 mod rank;
+mod streak;
 mod supply;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -159,9 +160,7 @@ impl Shared<'_> {
         tracing::error!(rank, %error, "A rank failed.");
         let mut failure = self.failure.lock().unwrap_or_else(|held| held.into_inner());
         failure.get_or_insert(match error {
-            error @ (TrainError::NotFinite { .. }
-            | TrainError::NotFiniteGradients { .. }
-            | TrainError::Io { .. }) => error,
+            error @ (TrainError::NotFinite { .. } | TrainError::Io { .. }) => error,
             error => TrainError::Rank { rank, reason: error.to_string() },
         });
         None
