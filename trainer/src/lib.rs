@@ -15,6 +15,7 @@ mod feed;
 mod generation;
 mod lock;
 mod log;
+mod online;
 pub mod run;
 pub mod stats;
 mod step;
