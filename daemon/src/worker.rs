@@ -116,6 +116,7 @@ fn would_recur(error: &TrainError) -> bool {
             | TrainError::OtherRun { .. }
             | TrainError::NotFinite { .. }
             | TrainError::Locked { .. }
+            | TrainError::OutOfMemory { .. }
     )
 }
 

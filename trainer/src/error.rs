@@ -126,6 +126,19 @@ pub enum TrainError {
         /// The mean over ranks, for the record.
         loss: f64,
     },
+    /// A tensor found no room.
+    #[error(
+        "rank {rank} is out of memory: {reason}; {sizes}; lower batch_size and raise update_freq by as much, or set \
+         checkpoint_activations = true or amp = \"bf16\""
+    )]
+    OutOfMemory {
+        /// Which.
+        rank: u32,
+        /// Its own words.
+        reason: String,
+        /// What there is to hold.
+        sizes: String,
+    },
     /// A rank failed, and so the others were stopped.
     #[error("rank {rank}: {reason}")]
     Rank {
