@@ -1,6 +1,6 @@
 //! Self-attention with a relative position bias.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::config::ModelConfig;
 use super::error::{ModelError, tensor};
@@ -59,10 +59,32 @@ impl Attention {
             .f_view([batch, positions, 3, self.heads, self.width / self.heads])? // [B, T, 3, H, K]
             .f_permute([2, 0, 3, 1, 4])?; // [3, B, H, T, K]
         let (q, k, v) = (qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?);
-        // The scale is 1/√K by default. Under autocast the bias follows the queries' kind.
-        let bias = bias.map(|bias| bias.f_to_kind(q.kind())).transpose()?;
-        Tensor::f_scaled_dot_product_attention(&q, &k, &v, bias.as_ref(), 0.0, false, None, false)? // [B, H, T, K]
-            .f_transpose(1, 2)?
-            .f_reshape([batch, positions, self.width]) // [B, T, D]
+        let mixed = match q.device() == Device::Cpu && q.kind() != Kind::Float {
+            true => self.mix_small(&q, &k, &v, bias)?,
+            false => {
+                // The scale is 1/√K by default. Under autocast the bias follows the queries' kind.
+                let bias = bias.map(|bias| bias.f_to_kind(q.kind())).transpose()?;
+                Tensor::f_scaled_dot_product_attention(&q, &k, &v, bias.as_ref(), 0.0, false, None, false)?
+            }
+        }; // [B, H, T, K]
+        mixed.f_transpose(1, 2)?.f_reshape([batch, positions, self.width]) // [B, T, D]
+    }
+
+    /// Attention on a CPU in bfloat16 or half, where libtorch's own widens everything to f32 because the bias learns.
+    /// The products are in the small kind, bias and softmax in f32, as the reference's are under autocast.
+    fn mix_small(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor, tch::TchError> {
+        let scale = 1.0 / ((self.width / self.heads) as f64).sqrt();
+        let scores = q.f_mul_scalar(scale)?.f_matmul(&k.f_transpose(-2, -1)?)?; // [B, H, T, T]
+        let scores = match bias {
+            Some(bias) => scores.f_add(bias)?,
+            None => scores,
+        };
+        scores.f_softmax(-1, Kind::Float)?.f_to_kind(v.kind())?.f_matmul(v) // [B, H, T, K]
     }
 }
