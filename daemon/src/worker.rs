@@ -115,8 +115,8 @@ fn would_recur(error: &TrainError) -> bool {
             | TrainError::Device(_)
             | TrainError::OtherRun { .. }
             | TrainError::NotFinite { .. }
-            | TrainError::NotFiniteGradients { .. }
             | TrainError::Locked { .. }
+            | TrainError::OutOfMemory { .. }
     )
 }
 

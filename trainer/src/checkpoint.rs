@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use shelf::{Found, Published, Search, Shelf};
 
 use self::tensors::{pack, unpack};
+use crate::amp::ScalerState;
 use crate::error::{TrainError, io};
 use crate::generation::Generation;
 use crate::step::Tensors;
@@ -42,14 +43,17 @@ pub struct State {
     /// How the data set has grown since the run began, from its first generation on.
     #[serde(default)]
     pub generations: Vec<Generation>,
-    /// Of the newest step.
+    /// Of the newest step whose loss was a number.
     pub metrics: Metrics,
+    /// Of a run with `amp = "fp16"`.
+    #[serde(default)]
+    pub scaler: Option<ScalerState>,
     /// The plan of the start that wrote it.
     pub plan: serde_json::Value,
 }
 
-/// Mean over ranks, before the newest update.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Mean over ranks, before the newest update; 0 before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Masked-token loss in nats.
     pub loss: f64,

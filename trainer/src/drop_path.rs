@@ -79,6 +79,11 @@ impl DropPath {
 }
 
 impl Gates {
+    /// The same gates once more; the numbers are not copied.
+    pub(crate) fn share(&self) -> Gates {
+        Gates { values: self.values.as_ref().map(Tensor::shallow_clone), rates: self.rates.clone() }
+    }
+
     /// `[B, 1, 1]` of one branch; none where nothing can be dropped.
     pub(crate) fn of(&self, layer: usize, branch: Branch) -> Result<Option<Tensor>, ModelError> {
         let Some(values) = self.values.as_ref().filter(|_| self.rates[layer] > 0.0) else {

@@ -109,29 +109,35 @@ pub enum TrainError {
     /// The device asked for is not here.
     #[error("{0}")]
     Device(String),
-    /// The loss is not a number any more.
+    /// Step after step, the loss or a gradient is not a number.
     #[error(
-        "the loss is not finite at step {step} on {ranks} (mean {loss}); nothing was updated or saved since; \
-         lower lr or clip_grad and start again: the run continues from its newest checkpoint"
+        "{what} is not finite at step {step} (mean loss {loss}), for the {}; none of these steps changed the weights; lower \
+         lr or clip_grad, or look at the samples named in log.jsonl, and start again: the run continues from its newest \
+         checkpoint",
+        in_a_row(*times)
     )]
     NotFinite {
-        /// The step whose loss it is.
+        /// `the loss on rank 0, rank 3` or `a gradient`.
+        what: String,
+        /// The newest of these steps, counted from 1.
         step: u64,
-        /// The ranks that saw it.
-        ranks: String,
+        /// How many there were without a good one between.
+        times: u32,
         /// The mean over ranks, for the record.
         loss: f64,
     },
-    /// The loss is a number, but a gradient is not.
+    /// A tensor found no room.
     #[error(
-        "a gradient is not finite at step {step} (mean loss {loss}); nothing was updated or saved since; lower lr and \
-         start again: the run continues from its newest checkpoint"
+        "rank {rank} is out of memory: {reason}; {sizes}; lower batch_size and raise update_freq by as much, or set \
+         checkpoint_activations = true or amp = \"bf16\""
     )]
-    NotFiniteGradients {
-        /// The step whose gradient it is.
-        step: u64,
-        /// The mean loss over ranks.
-        loss: f64,
+    OutOfMemory {
+        /// Which.
+        rank: u32,
+        /// Its own words.
+        reason: String,
+        /// What there is to hold.
+        sizes: String,
     },
     /// A rank failed, and so the others were stopped.
     #[error("rank {rank}: {reason}")]
@@ -155,6 +161,13 @@ pub enum TrainError {
         /// What libtorch says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+fn in_a_row(count: u32) -> String {
+    match count {
+        1 => "first time".to_owned(),
+        count => format!("{count}th time in a row"),
+    }
 }
 
 /// Wraps an error of libtorch or of the shim with what we were doing.

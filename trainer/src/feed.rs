@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{TrainError, torch};
 use crate::loss::labels;
 use crate::model::Hidden;
+use crate::online::Online;
 use crate::plan::Plan;
 
 /// Mean and standard deviation of the reference's two normalisations, over pixels in 0..1.
@@ -28,6 +29,7 @@ pub(crate) struct Input {
 pub(crate) struct Feed {
     device: Device,
     px: i64,
+    online: Option<Online>,
     mean: Tensor, // [3]
     std: Tensor,  // [3]
 }
@@ -40,12 +42,23 @@ impl Feed {
                 .and_then(|values| values.f_to_device(device))
                 .map_err(torch("sending the normalisation"))
         };
-        Ok(Feed { device, px: plan.model.image_px.into(), mean: send(mean)?, std: send(std)? })
+        let online = Online::open(plan, device)?;
+        Ok(Feed { device, px: plan.model.image_px.into(), online, mean: send(mean)?, std: send(std)? })
     }
 
-    /// All of a batch.
-    pub(crate) fn take(&self, batch: &Batch<'_>) -> Result<Input, TrainError> {
-        self.input(self.pixels(batch.pixels())?, batch.tokens(), batch.mask(), batch.ids().len())
+    /// Micro-batch `part` of the `parts` equal ones of a batch.
+    pub(crate) fn take(&self, batch: &Batch<'_>, part: u32, parts: u32) -> Result<Input, TrainError> {
+        let pixels = self.pixels(share(batch.pixels(), part, parts))?;
+        let samples = share(batch.ids(), part, parts).len();
+        let made;
+        let tokens = match &self.online {
+            None => share(batch.tokens(), part, parts),
+            Some(online) => {
+                made = online.tokens(share(batch.token_pixels(), part, parts), samples)?;
+                &made
+            }
+        };
+        self.input(pixels, tokens, share(batch.mask(), part, parts), samples)
     }
 
     /// Pixels on the device together with the rest of `samples` samples.
@@ -77,4 +90,10 @@ impl Feed {
             .and_then(|pixels| pixels.f_contiguous())
             .map_err(torch("normalising pixels"))
     }
+}
+
+/// Part `part` of `parts` equal ones.
+fn share<T>(whole: &[T], part: u32, parts: u32) -> &[T] {
+    let length = whole.len() / parts.max(1) as usize;
+    &whole[part as usize * length..][..length]
 }

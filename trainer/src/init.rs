@@ -51,7 +51,7 @@ impl Fill {
             Fill::Constant(value) => Tensor::f_full(shape, value, (Kind::Float, tch::Device::Cpu))
                 .map_err(tensor("filling a parameter")),
             Fill::TruncatedNormal { std, cut, divisor } => {
-                let uniform = uniform(seed, name, usize::try_from(count).unwrap_or(0));
+                let uniform = uniform(seed, name, usize::try_from(count).unwrap_or(0))?;
                 // P(|z| < cut) = erf(cut/√2), so u ∈ [0, 1) becomes (2u − 1)·erf(cut/√2), and erf⁻¹ of that is z/√2.
                 let inside = Tensor::from(cut / SQRT_2)
                     .f_erf()
@@ -72,16 +72,20 @@ impl Fill {
 }
 
 /// Uniform numbers in [0, 1) of a parameter's own stream: 64 bits of its name's digest.
-fn uniform(seed: u64, name: &str, count: usize) -> Vec<f32> {
+fn uniform(seed: u64, name: &str, count: usize) -> Result<Vec<f32>, ModelError> {
     let mut first = [0; 8];
     first.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..8]);
     let stream = u64::from_le_bytes(first);
-    let mut values = vec![0f32; count];
+    let mut values = Vec::new();
+    if values.try_reserve_exact(count).is_err() {
+        return Err(ModelError::NoRoom { name: name.to_owned(), bytes: count as u64 * 4 });
+    }
+    values.resize(count, 0f32);
     // A key has 2²⁶ words; a new index every 2²⁴ keeps well within.
     for (chunk, index) in values.chunks_mut(1 << 24).zip(0..) {
         SeedKey { seed, stream, index, purpose: Purpose::Init }.draws().fill_unit_f32(chunk);
     }
-    values
+    Ok(values)
 }
 
 #[cfg(test)]

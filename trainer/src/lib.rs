@@ -15,10 +15,12 @@ mod feed;
 mod generation;
 mod lock;
 mod log;
+mod online;
 pub mod run;
 pub mod stats;
 mod step;
 
+pub mod amp;
 pub mod drop_path;
 pub mod init;
 pub mod loss;

@@ -19,6 +19,8 @@ pub(crate) use error::tensor;
 pub use hidden::Hidden;
 pub use position::relative_position_index;
 
+use std::sync::Arc;
+
 use tch::{Device, Tensor};
 
 use self::block::Block;
@@ -26,7 +28,7 @@ use self::layers::{LayerNorm, Linear};
 use self::patch_embed::PatchEmbed;
 use self::position::RelativePositionBias;
 use self::weights::Builder;
-use crate::drop_path::{DropPath, DropPathKey};
+use crate::drop_path::{DropPath, DropPathKey, Gates};
 use crate::init::Fill;
 
 /// The pre-training model.
@@ -47,7 +49,8 @@ pub struct Model {
     pos_embed: Option<Tensor>, // [1, T, D]
     patch_embed: PatchEmbed,
     rel_pos_bias: Option<RelativePositionBias>,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
+    recompute: bool,
     drop_path: DropPath,
     norm: LayerNorm,
     lm_head: Linear,
@@ -89,7 +92,7 @@ impl Model {
             false => None,
         };
         let blocks = (0..config.depth)
-            .map(|layer| Block::new(&mut build, layer, config))
+            .map(|layer| Block::new(&mut build, layer, config).map(shared))
             .collect::<Result<Vec<_>, _>>()?;
         let norm = LayerNorm::new(&mut build, "norm", width, config.eps)?;
         let lm_head = Linear::new(&mut build, "lm_head", width, config.vocab.into(), Fill::PRETRAIN)?;
@@ -107,6 +110,7 @@ impl Model {
             patch_embed,
             rel_pos_bias,
             blocks,
+            recompute: false,
             drop_path,
             norm,
             lm_head,
@@ -136,6 +140,11 @@ impl Model {
     /// Parameters and buffers as the reference's state dict has them, in its order; handles, not copies.
     pub fn state_dict(&self) -> Vec<(String, Tensor)> {
         weights::state_dict(&self.order, &self.parameters, &self.buffers)
+    }
+
+    /// Whether backward computes the activations of a block again instead of keeping them (`checkpoint_activations`).
+    pub fn recompute_activations(&mut self, recompute: bool) {
+        self.recompute = recompute;
     }
 
     /// Takes over all parameters of a state dict, converted to this model's kind and device.
@@ -222,10 +231,35 @@ impl Model {
         let bias = self.rel_pos_bias.as_ref().map(RelativePositionBias::forward).transpose()?; // [1, H, T, T]
         let gates = self.drop_path.gates(drop, batch, self.device)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, bias.as_ref(), &gates, layer)?; // [B, T, D]
+            x = match self.recompute && x.requires_grad() {
+                true => recomputed_block(block, x, bias.as_ref(), &gates, layer)?,
+                false => block.forward(&x, bias.as_ref(), &gates, layer)?,
+            }; // [B, T, D]
         }
         Ok(x)
     }
+}
+
+/// A block whose activations backward computes again from its input.
+fn recomputed_block(
+    block: &Arc<Block>,
+    x: Tensor,
+    bias: Option<&Tensor>,
+    gates: &Gates,
+    layer: usize,
+) -> Result<Tensor, ModelError> {
+    let inputs: Vec<Tensor> = std::iter::once(x).chain(bias.map(Tensor::shallow_clone)).collect();
+    let (block, gates) = (block.clone(), gates.share());
+    let body = move |inputs: &[Tensor]| block.forward(&inputs[0], inputs.get(1), &gates, layer);
+    Ok(beit_torch::recomputed(&inputs, body)?)
+}
+
+#[expect(
+    clippy::arc_with_non_send_sync,
+    reason = "libtorch may let go of a block on its own thread of a device"
+)]
+fn shared(block: Block) -> Arc<Block> {
+    Arc::new(block)
 }
 
 #[cfg(test)]

@@ -154,15 +154,17 @@ impl Plan {
                 shards.display()
             ));
         }
-        let per_rank = data.samples / u64::from(recipe.batch_size);
-        let steps_per_epoch = per_rank / u64::from(world.size);
-        let global_batch = u64::from(recipe.batch_size) * u64::from(world.size);
+        let global_batch = u64::from(recipe.rank_batch()) * u64::from(world.size);
+        let steps_per_epoch = data.samples / global_batch;
         let steps = recipe.steps.unwrap_or(u64::from(recipe.epochs) * steps_per_epoch);
         if steps == 0 {
             return refuse(format!(
-                "an epoch has no whole step: {} samples, but batch_size {} x {} ranks = {global_batch}; lower batch_size, \
+                "an epoch has no whole step: {} samples, but batch_size {} x {} ranks{} = {global_batch}; lower batch_size, \
                  or set steps",
-                data.samples, recipe.batch_size, world.size
+                data.samples,
+                recipe.batch_size,
+                world.size,
+                micro_batches(&recipe)
             ));
         }
         let warmup_steps = warmup_length(recipe.warmup_epochs.into(), recipe.warmup_steps, steps_per_epoch);
@@ -228,13 +230,14 @@ impl Plan {
             seed: self.recipe.seed,
             world_size: self.world.size,
             ranks: self.world.ranks(),
-            batch_size: self.recipe.batch_size,
+            batch_size: self.recipe.rank_batch(),
             workers: self.workers as usize,
             slots: self.recipe.queue_batches as usize,
             first_step,
             max_corrupt: self.recipe.max_corrupt_samples,
             shuffle: self.recipe.shuffle(),
             read_ahead: self.recipe.read_ahead,
+            fresh_views: self.recipe.online(),
             on_corrupt: Some(Arc::new(|record| tracing::warn!(%record, "A corrupt record is replaced."))),
             ..beit_loader::Options::new(shards)
         }
@@ -273,7 +276,7 @@ impl Plan {
             ("/model/abs_pos_emb", "abs_pos_emb"),
             ("/recipe/layer_scale_init_value", "layer_scale_init_value"),
             ("/recipe/seed", "seed"),
-            ("/global_batch", "batch_size x ranks"),
+            ("/global_batch", "batch_size x update_freq x ranks"),
         ];
         let Ok(now) = serde_json::to_value(self) else {
             return vec!["this plan can't be written".to_owned()];
@@ -283,6 +286,10 @@ impl Plan {
             .get("recipe")
             .and_then(|recipe| serde_json::from_value::<Recipe>(recipe.clone()).ok())
             .map_or(Shuffle::Full, |recipe| recipe.shuffle());
+        let saved_tokens =
+            saved.pointer("/recipe/tokens").and_then(|tokens| tokens.as_str()).unwrap_or("shard");
+        let tokens = (saved_tokens != self.recipe.tokens)
+            .then(|| format!("tokens was {saved_tokens}, now {}", self.recipe.tokens));
         let order = (saved_order != self.recipe.shuffle())
             .then(|| format!("order was {saved_order}, now {}", self.recipe.shuffle()));
         KEPT.iter()
@@ -293,6 +300,7 @@ impl Plan {
                 _ => None,
             })
             .chain(order)
+            .chain(tokens)
             .collect()
     }
 
@@ -372,6 +380,14 @@ fn check_masks(recipe: &Recipe, grid: PatchGrid) -> Result<(), TrainError> {
     mask_spec(recipe).check(grid).map_err(|error| TrainError::Plan(error.to_string()))
 }
 
+/// Nothing, or by how much micro-batches multiply a batch.
+fn micro_batches(recipe: &Recipe) -> String {
+    match recipe.update_freq {
+        1 => String::new(),
+        micro => format!(" x {micro} micro-batches"),
+    }
+}
+
 /// Bytes as lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -404,7 +420,8 @@ impl fmt::Display for Plan {
         writeln!(f, "reading      {}; {} samples ahead", self.reading(), recipe.read_ahead)?;
         writeln!(
             f,
-            "tokens       {rows}x{cols} of {} from {} px views, tokenizer {} (digest {})",
+            "tokens       {}, {rows}x{cols} of {} from {} px views, tokenizer {} (digest {})",
+            if recipe.online() { "made in the step from fresh views" } else { "from the shards" },
             data.vocab,
             data.token_px,
             data.tokenizer,
@@ -425,8 +442,14 @@ impl fmt::Display for Plan {
         )?;
         writeln!(
             f,
-            "batch        {} per rank x {} ranks = {} per step, {} steps per epoch",
-            recipe.batch_size, world.size, self.global_batch, self.steps_per_epoch
+            "batch        {} per rank x {} ranks{} = {} per step, {} steps per epoch; amp {}{}",
+            recipe.batch_size,
+            world.size,
+            micro_batches(recipe),
+            self.global_batch,
+            self.steps_per_epoch,
+            recipe.amp,
+            if recipe.checkpoint_activations { ", activations computed again" } else { "" }
         )?;
         writeln!(
             f,

@@ -11,6 +11,7 @@ use beit_shards::Io;
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+use crate::amp::Amp;
 use crate::error::TrainError;
 use crate::model::ModelConfig;
 
@@ -31,7 +32,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("device", "the device is asked for on the command line: --device cpu, --gpus N"),
     ("disable_rel_pos_bias", "write rel_pos_bias = false"),
     ("discrete_vae_type", "tokens are made when shards are built: beit-shard build --tokenizer"),
-    ("discrete_vae_weight_path", "tokens are made when shards are built: beit-shard build --tokenizer"),
     ("dist_on_itp", "ranks come from RANK and WORLD_SIZE, or from --ranks and --gpus"),
     ("dist_url", "ranks come from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"),
     ("local_rank", "ranks come from RANK and WORLD_SIZE, or from --ranks and --gpus"),
@@ -95,8 +95,10 @@ macro_rules! keys {
 }
 
 keys! {
-    /// Samples per rank and optimizer step.
+    /// Samples per rank that go through the model at once: a micro-batch.
     batch_size: u32 = 64, "at least 1", |v| *v >= 1;
+    /// Micro-batches per rank and optimizer step, whose gradients add up.
+    update_freq: u32 = 1, "at least 1", |v| *v >= 1;
     /// Epochs to train, unless `steps` says otherwise.
     epochs: u32 = 300, "at least 1", |v| *v >= 1;
     /// Optimizer steps to train, in all; wins over `epochs`.
@@ -136,6 +138,10 @@ keys! {
     input_size: u32 = 224, "1 to 4096", |v| (1..=4096).contains(v);
     /// Side of the token view in pixels, which the shards fix; none: whatever they have.
     second_input_size: Option<u32> = None, "1 to 4096", |v| v.is_none_or(|v| (1..=4096).contains(&v));
+    /// Where tokens come from: shard, or online: fresh views every epoch and the tokenizer in the step, as in the reference.
+    tokens: String = "shard".into(), "shard or online", |v| ["shard", "online"].contains(&v.as_str());
+    /// Tokenizer of tokens online: a file, a folder, or embedded; none: as `beit-shard build` looks for one.
+    discrete_vae_weight_path: Option<String> = None, "", |_| true;
     /// Largest drop-path rate; it rises from 0 with depth.
     drop_path: f64 = 0.1, "0 or more, below 1", |v| (0.0..1.0).contains(v);
     /// The optimizer.
@@ -159,6 +165,14 @@ keys! {
     warmup_epochs: u32 = 5, "0 or more", |_| true;
     /// Optimizer steps of linear warm-up if above 0.
     warmup_steps: i64 = -1, "-1 or more", |v| *v >= -1;
+    /// Kind of matrix products: off (f32), bf16, or fp16 with a scaled loss as in the reference.
+    amp: String = "off".into(), "off, bf16 or fp16", |v| Amp::named(v).is_some();
+    /// Whether a block's activations are computed again in backward instead of kept: less memory, a third more work.
+    checkpoint_activations: bool = false, "", |_| true;
+    /// Steps in a row whose loss or gradient is not finite that are skipped before the run gives up.
+    max_skipped_steps: u32 = 10, "0 or more", |_| true;
+    /// How often the run may then return to the weights of its newest checkpoint, and go on with the next data.
+    max_rollbacks: u32 = 0, "0 or more", |_| true;
     /// Filter of the patch view: bicubic, bilinear or lanczos.
     train_interpolation: String = "bicubic".into(), "bicubic, bilinear or lanczos",
         |v| ["bicubic", "bilinear", "lanczos"].contains(&v.as_str());
@@ -258,6 +272,21 @@ impl Recipe {
             },
             _ => Shuffle::Full,
         }
+    }
+
+    /// In which kind matrix products run.
+    pub fn amp(&self) -> Amp {
+        Amp::named(&self.amp).unwrap_or(Amp::Off)
+    }
+
+    /// Whether tokens are made in the step.
+    pub fn online(&self) -> bool {
+        self.tokens == "online"
+    }
+
+    /// Samples per rank and optimizer step.
+    pub fn rank_batch(&self) -> u32 {
+        self.batch_size.saturating_mul(self.update_freq)
     }
 
     /// How shards are read.

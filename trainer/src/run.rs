@@ -1,6 +1,7 @@
 //! A run from start to end: one thread per local rank, all fed by one loader, all stopping together.
 
 mod rank;
+mod streak;
 mod supply;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +19,7 @@ use crate::error::{TrainError, io, torch};
 use crate::generation::Generations;
 use crate::lock::RunLock;
 use crate::log::Log;
+use crate::model::Model;
 use crate::plan::{DataFacts, Plan, open_set};
 use crate::ranks::{Comm, open};
 use crate::stats::{Stage, TrainStats};
@@ -159,10 +161,13 @@ impl Shared<'_> {
         tracing::error!(rank, %error, "A rank failed.");
         let mut failure = self.failure.lock().unwrap_or_else(|held| held.into_inner());
         failure.get_or_insert(match error {
-            error @ (TrainError::NotFinite { .. }
-            | TrainError::NotFiniteGradients { .. }
-            | TrainError::Io { .. }) => error,
-            error => TrainError::Rank { rank, reason: error.to_string() },
+            error @ (TrainError::NotFinite { .. } | TrainError::Io { .. }) => error,
+            error => match error.to_string() {
+                reason if no_room(&reason) => {
+                    TrainError::OutOfMemory { rank, reason, sizes: sizes(self.plan) }
+                }
+                reason => TrainError::Rank { rank, reason },
+            },
         });
         None
     }
@@ -209,6 +214,29 @@ fn generations(plan: &Plan, set: &ShardSet, saved: Option<&Checkpoint>) -> Resul
         )));
     }
     Ok(generations)
+}
+
+/// Whether libtorch says that there is no memory left, on the host or on a GPU.
+fn no_room(reason: &str) -> bool {
+    ["can't allocate memory", "not enough memory", "out of memory"].iter().any(|words| reason.contains(words))
+}
+
+/// What a rank has to hold.
+fn sizes(plan: &Plan) -> String {
+    let parameters: i64 = Model::outline(&plan.model)
+        .map(|parameters| parameters.iter().map(|(_, shape)| shape.iter().product::<i64>()).sum())
+        .unwrap_or_default();
+    // Weights, gradients and AdamW's two moments, in f32.
+    let bytes = parameters as f64 * 16.0;
+    format!(
+        "a rank holds {:.1} M parameters, {:.2} GB with gradients and moments, and the activations of a micro-batch of {} \
+         views of {} px in {} layers",
+        parameters as f64 / 1e6,
+        bytes / 1e9,
+        plan.recipe.batch_size,
+        plan.model.image_px,
+        plan.model.depth
+    )
 }
 
 /// What a panic said.

@@ -144,6 +144,12 @@ pub struct TrainStats {
     pub weight_decay: Gauge,
     /// Global gradient norm before clipping, newest step.
     pub grad_norm: Gauge,
+    /// What the loss is multiplied by with `amp = "fp16"`; 1 otherwise.
+    pub loss_scale: Gauge,
+    /// Steps left out since the start because their loss or a gradient was not finite; in fp16 some are normal.
+    pub skipped_steps: AtomicU64,
+    /// Returns to the weights of a checkpoint since the start.
+    pub rollbacks: AtomicU64,
     /// Samples per second over all ranks, smoothed over about 20 steps.
     pub samples_per_s: Gauge,
     /// The ranks of this process.
@@ -169,6 +175,9 @@ impl TrainStats {
             lr: Gauge::new(0.0),
             weight_decay: Gauge::new(0.0),
             grad_norm: Gauge::new(f64::NAN),
+            loss_scale: Gauge::new(1.0),
+            skipped_steps: zero(),
+            rollbacks: zero(),
             samples_per_s: Gauge::new(0.0),
             ranks: ranks
                 .map(|rank| RankStats {

@@ -4,17 +4,18 @@ use beit_loader::Batch;
 use beit_torch::{Reducer, ReducerOptions, clip_to_norm, foreach_norm};
 use tch::Tensor;
 
+use crate::amp::{Amp, LossScaler, ScalerState};
 use crate::drop_path::DropPathKey;
 use crate::error::{TrainError, torch};
 use crate::feed::Feed;
-use crate::loss::score;
+use crate::loss::{Score, score};
 use crate::model::Model;
 use crate::optimizer::{Optimizer, OptimizerOptions};
 use crate::plan::Plan;
 use crate::ranks::Comm;
 use crate::schedule::Schedule;
 
-/// What a rank saw in its own part of a step, before the update.
+/// What a rank saw in its own part of a step, before the update: means over its micro-batches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     /// Masked-token loss in nats.
@@ -41,6 +42,10 @@ pub(crate) struct Replica {
     lr: Schedule,
     weight_decay: Schedule,
     clip: Option<f64>,
+    amp: Amp,
+    scaler: Option<LossScaler>,
+    micro_batches: u32,
+    batch_size: u32,
     seed: u64,
     first_position: u32,
 }
@@ -55,10 +60,12 @@ impl Replica {
         plan: &Plan,
         comm: &Comm,
         saved: Option<(&Tensors, &Tensors)>,
+        scaler: Option<ScalerState>,
     ) -> Result<Replica, TrainError> {
         let device = plan.device.of(comm.rank - plan.world.first);
         let recipe = &plan.recipe;
-        let model = Model::new(&plan.model, recipe.seed, device).map_err(torch("building the model"))?;
+        let mut model = Model::new(&plan.model, recipe.seed, device).map_err(torch("building the model"))?;
+        model.recompute_activations(recipe.checkpoint_activations);
         let options = OptimizerOptions {
             betas: recipe.opt_betas,
             eps: recipe.opt_eps,
@@ -66,16 +73,15 @@ impl Replica {
         };
         let mut optimizer =
             Optimizer::new(model.parameters(), options).map_err(torch("preparing the optimizer"))?;
-        if let Some((weights, state)) = saved {
-            model.load(weights).map_err(torch("taking over the weights of the checkpoint"))?;
-            optimizer.load_state(state).map_err(torch("taking over the optimizer of the checkpoint"))?;
-        }
-        comm.broadcast(model.parameters())?;
-        comm.broadcast(&optimizer.state())?;
+        take_over(&model, &mut optimizer, comm, saved)?;
         comm.same("weights", &digest(model.parameters())?)?;
         comm.same("optimizer states", &digest(&optimizer.state())?)?;
         let reducer = Reducer::new(&comm.group, model.parameters(), ReducerOptions::default())
             .map_err(torch("preparing to average gradients"))?;
+        let scaler = match recipe.amp() {
+            Amp::Fp16 => Some(LossScaler::new(scaler, device)?),
+            Amp::Off | Amp::Bf16 => None,
+        };
         Ok(Replica {
             reducer,
             optimizer,
@@ -83,31 +89,79 @@ impl Replica {
             lr: plan.learning_rate()?,
             weight_decay: plan.weight_decay()?,
             clip: recipe.clip_grad,
+            amp: recipe.amp(),
+            scaler,
+            micro_batches: recipe.update_freq,
+            batch_size: recipe.batch_size,
             seed: recipe.seed,
-            first_position: comm.rank * recipe.batch_size,
+            first_position: comm.rank * recipe.rank_batch(),
             model,
         })
     }
 
-    /// Forward and backward; when it returns, gradients are averaged over ranks.
-    pub(crate) fn learn(&mut self, batch: &Batch<'_>) -> Result<Seen, TrainError> {
-        let input = self.feed.take(batch)?;
-        let drop = DropPathKey { seed: self.seed, step: batch.step(), first_position: self.first_position };
-        self.reducer.before_forward().map_err(torch("preparing to average gradients"))?;
-        let logits = self
-            .model
-            .forward_hidden(&input.pixels, &input.hidden, Some(drop))
-            .map_err(torch("running the model"))?; // [M, V]
-        let score = score(&logits, &input.labels).map_err(torch("computing the loss"))?;
-        self.optimizer.zero_grad().map_err(torch("zeroing gradients"))?;
-        self.reducer.before_backward(&[]).map_err(torch("preparing to average gradients"))?;
-        score.loss.f_backward().map_err(torch("computing gradients"))?;
-        Ok(Seen { loss: number(&score.loss)?, mlm_acc: number(&score.mlm_acc)? })
+    /// Back to saved weights and optimizer state, on every rank (rank 0's count).
+    pub(crate) fn roll_back(
+        &mut self,
+        comm: &Comm,
+        saved: Option<(&Tensors, &Tensors)>,
+    ) -> Result<(), TrainError> {
+        take_over(&self.model, &mut self.optimizer, comm, saved)
     }
 
-    /// Clips the gradients; the update is [`Replica::update`]'s, once all ranks agree to it.
-    pub(crate) fn clip(&self) -> Result<(Vec<Tensor>, f64), TrainError> {
+    /// Forward and backward, micro-batch by micro-batch; when it returns, gradients are averaged over ranks.
+    pub(crate) fn learn(&mut self, batch: &Batch<'_>) -> Result<Seen, TrainError> {
+        self.optimizer.zero_grad().map_err(torch("zeroing gradients"))?;
+        let mut seen: Option<[Tensor; 2]> = None;
+        for part in 0..self.micro_batches {
+            let last = part + 1 == self.micro_batches;
+            let score = self.learn_part(batch, part, last)?;
+            let [loss, mlm_acc] = [score.loss.detach(), score.mlm_acc];
+            seen = Some(match seen {
+                None => [loss, mlm_acc],
+                Some([losses, accs]) => [losses + loss, accs + mlm_acc],
+            });
+        }
+        let Some([loss, mlm_acc]) = seen else {
+            return Err(TrainError::Broken("a step has no micro-batch".to_owned()));
+        };
+        let parts = f64::from(self.micro_batches);
+        Ok(Seen { loss: number(&loss)? / parts, mlm_acc: number(&mlm_acc)? / parts })
+    }
+
+    /// One micro-batch. Gradients add up on this rank; with the last one they go out to the others.
+    fn learn_part(&self, batch: &Batch<'_>, part: u32, last: bool) -> Result<Score, TrainError> {
+        let input = self.feed.take(batch, part, self.micro_batches)?;
+        let first_position = self.first_position + part * self.batch_size;
+        let drop = DropPathKey { seed: self.seed, step: batch.step(), first_position };
+        if last {
+            self.reducer.before_forward().map_err(torch("preparing to average gradients"))?;
+        }
+        let score = {
+            let _amp = self.amp.enter(self.model.device())?;
+            let logits = self
+                .model
+                .forward_hidden(&input.pixels, &input.hidden, Some(drop))
+                .map_err(torch("running the model"))?; // [M, V]
+            score(&logits, &input.labels).map_err(torch("computing the loss"))?
+        };
+        if last {
+            self.reducer.before_backward(&[]).map_err(torch("preparing to average gradients"))?;
+        }
+        let factor = self.scaler.as_ref().map_or(1.0, LossScaler::scale) / f64::from(self.micro_batches);
+        score
+            .loss
+            .f_mul_scalar(factor)
+            .and_then(|loss| loss.f_backward())
+            .map_err(torch("computing gradients"))?;
+        Ok(score)
+    }
+
+    /// Scales gradients back and clips them; the update is [`Replica::update`]'s, once all ranks agree to it.
+    pub(crate) fn clip(&mut self) -> Result<(Vec<Tensor>, f64), TrainError> {
         let gradients = self.optimizer.gradients().map_err(torch("reading gradients"))?;
+        if let Some(scaler) = &mut self.scaler {
+            scaler.unscale(&gradients)?;
+        }
         let norm = match self.clip {
             Some(most) => clip_to_norm(&gradients, most),
             None => foreach_norm(&gradients),
@@ -118,11 +172,46 @@ impl Replica {
 
     /// The update of step `step`, counted from 0.
     pub(crate) fn update(&mut self, step: u64, gradients: &[Tensor]) -> Result<(f64, f64), TrainError> {
-        let (lr, weight_decay) = (self.lr.at(step), self.weight_decay.at(step));
+        let (lr, weight_decay) = self.schedules(step);
         self.optimizer.set(lr, weight_decay);
         self.optimizer.update(gradients, None).map_err(torch("updating the weights"))?;
+        if let Some(scaler) = &mut self.scaler {
+            scaler.update(false);
+        }
         Ok((lr, weight_decay))
     }
+
+    /// Leaves the update of step `step` out, since its gradients are no numbers.
+    pub(crate) fn skip(&mut self, step: u64) -> (f64, f64) {
+        if let Some(scaler) = &mut self.scaler {
+            scaler.update(true);
+        }
+        self.schedules(step)
+    }
+
+    /// Where losses are scaled: by what, and how that goes on.
+    pub(crate) fn scaler(&self) -> Option<ScalerState> {
+        self.scaler.as_ref().map(LossScaler::state)
+    }
+
+    fn schedules(&self, step: u64) -> (f64, f64) {
+        (self.lr.at(step), self.weight_decay.at(step))
+    }
+}
+
+/// Rank 0's saved weights and optimizer state, where given, and then rank 0's on every rank.
+fn take_over(
+    model: &Model,
+    optimizer: &mut Optimizer,
+    comm: &Comm,
+    saved: Option<(&Tensors, &Tensors)>,
+) -> Result<(), TrainError> {
+    if let Some((weights, state)) = saved {
+        model.load(weights).map_err(torch("taking over the weights of the checkpoint"))?;
+        optimizer.load_state(state).map_err(torch("taking over the optimizer of the checkpoint"))?;
+    }
+    comm.broadcast(model.parameters())?;
+    comm.broadcast(&optimizer.state())
 }
 
 fn number(scalar: &Tensor) -> Result<f64, TrainError> {

@@ -239,3 +239,21 @@ fn a_process_that_dies_stops_the_other() {
     assert!(begun.elapsed() < Duration::from_secs(30));
     assert!(house.has("a.run", 5));
 }
+
+#[test]
+fn a_model_beyond_memory_is_refused_with_its_sizes() {
+    let house = House::new();
+    // 20 GB of address space, for a model of hundreds.
+    let train = house.train("a.run", 1, &["embed_dim=65536", "depth=1"]);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "ulimit -v 20000000; exec \"$0\" \"$@\""])
+        .arg(train.get_program())
+        .args(train.get_args());
+    shell.current_dir(house.folder.path());
+    let output = shell.output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("rank 0 is out of memory") && err.contains("M parameters"), "{err}");
+    assert!(err.contains("lower batch_size"), "{err}");
+}

@@ -6,6 +6,14 @@ use beit_torch::TorchError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
+    /// A parameter found no room.
+    #[error("can't allocate memory for parameter {name}: {bytes} bytes")]
+    NoRoom {
+        /// Its name.
+        name: String,
+        /// Its size.
+        bytes: u64,
+    },
     /// Sizes that do not go together.
     #[error("{key} = {value}: {rule}")]
     Config {

@@ -84,7 +84,7 @@ fn another_data_set_tokenizer_or_model_does_not_continue_a_run() {
     assert_eq!(differences(&["batch_size=128"], 1, data()), ""); // the same global batch from other ranks
     assert_eq!(differences(&["seed=1"], 2, data()), "seed was 0, now 1");
     assert_eq!(differences(&["depth=3"], 2, data()), "depth was 12, now 3");
-    assert_eq!(differences(&[], 1, data()), "batch_size x ranks was 128, now 64");
+    assert_eq!(differences(&[], 1, data()), "batch_size x update_freq x ranks was 128, now 64");
     assert_eq!(
         differences(&["order=blocks"], 2, data()),
         "order was shuffle, now blocks of 128 samples, shuffled in windows of 128"

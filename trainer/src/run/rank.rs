@@ -8,6 +8,7 @@ use beit_loader::Batch;
 use serde_json::json;
 
 use super::Shared;
+use super::streak::{self, Next, Odd, Skipped, Streak};
 use crate::checkpoint::{Checkpoint, Metrics, State};
 use crate::error::{TrainError, torch};
 use crate::ranks::Comm;
@@ -31,6 +32,8 @@ struct Agreed {
     pause: bool,
     /// The data set has more samples than the run knows of.
     grown: bool,
+    /// Why the weights must not change.
+    odd: Option<Odd>,
 }
 
 /// How long a paused rank sleeps between two looks.
@@ -42,7 +45,9 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
     let local = (comm.rank - plan.world.first) as usize;
     beit_torch::set_threads(plan.threads_per_rank).map_err(torch("setting threads"))?;
     let weights = saved.as_ref().map(|saved| (&saved.model, &saved.optimizer));
-    let mut replica = Replica::new(plan, comm, weights)?;
+    let scaler = saved.as_ref().and_then(|saved| saved.state.scaler);
+    let mut metrics = saved.as_ref().map(|saved| saved.state.metrics).unwrap_or_default();
+    let mut replica = Replica::new(plan, comm, weights, scaler)?;
     drop(saved);
     if comm.rank == 0 && shared.first_step == 0 {
         tracing::info!(parameters = replica.model.parameter_count(), "Built a new model.");
@@ -51,6 +56,8 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
     let mut step = shared.first_step;
     let mut batches = shared.supply.take(comm.rank)?;
     let mut exchange = None;
+    let mut streak = Streak::default();
+    let mut save_due = false;
     loop {
         if exchange == Some(step) {
             stats.enter(local, Stage::Data);
@@ -70,25 +77,48 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
         let stepping = Instant::now();
         let epoch = batch.epoch();
         let seen = replica.learn(&batch)?;
+        let ids = batch.ids().to_vec();
         drop(batch);
         stats.ranks[local].step_ns.fetch_add(stepping.elapsed().as_nanos() as u64, Relaxed);
 
         stats.enter(local, Stage::Agree);
         let (gradients, grad_norm) = replica.clip()?;
-        let agreed = agree(shared, comm, step, seen, grad_norm)?;
+        let agreed = agree(shared, comm, seen, grad_norm)?;
         stats.enter(local, Stage::Update);
-        let (lr, weight_decay) = replica.update(step, &gradients)?;
+        let (lr, weight_decay) = match &agreed.odd {
+            None => {
+                streak.end();
+                metrics = Metrics { loss: agreed.loss, mlm_acc: agreed.mlm_acc };
+                replica.update(step, &gradients)?
+            }
+            Some(odd) => {
+                let scale = replica.scaler().map(|scaler| scaler.scale);
+                if local == 0 {
+                    stats.skipped_steps.fetch_add(1, Relaxed);
+                }
+                let skipped =
+                    Skipped { rank: comm.rank, step: step + 1, loss: agreed.loss, odd, samples: &ids };
+                if streak.go_on(shared, skipped, scale)? == Next::RollBack {
+                    streak::roll_back(shared, comm, &mut replica, step + 1)?;
+                }
+                replica.skip(step)
+            }
+        };
         drop(gradients);
         step += 1;
         if local == 0 {
+            stats.loss_scale.set(replica.scaler().map_or(1.0, |scaler| scaler.scale));
             let update = Update { lr, weight_decay, grad_norm };
             tell(shared, step, epoch, &agreed, update, waited, begun.elapsed());
         }
 
         let over = step >= plan.steps || agreed.stop;
-        if comm.rank == 0 && (over || agreed.checkpoint || step.is_multiple_of(plan.save_every_steps)) {
+        save_due |= agreed.checkpoint || step.is_multiple_of(plan.save_every_steps);
+        // Weights in doubt are saved only if there is no other time for it.
+        if comm.rank == 0 && (over || save_due && !streak.runs()) {
             stats.enter(local, Stage::Checkpoint);
-            match save(shared, &replica, step, &agreed) {
+            save_due = false;
+            match save(shared, &replica, step, metrics) {
                 Ok(path) => newest = Some(path),
                 // The weights are still here: the next checkpoint may succeed. The last one has no next.
                 Err(error) if over => return Err(error),
@@ -126,13 +156,7 @@ fn first_batch(shared: &Shared<'_>, comm: &Comm, batch: &Batch<'_>) {
 }
 
 /// Sums up what ranks saw and what was asked of them, so that all go on, or stop, at the same step.
-fn agree(
-    shared: &Shared<'_>,
-    comm: &Comm,
-    step: u64,
-    seen: Seen,
-    grad_norm: f64,
-) -> Result<Agreed, TrainError> {
+fn agree(shared: &Shared<'_>, comm: &Comm, seen: Seen, grad_norm: f64) -> Result<Agreed, TrainError> {
     let flag = |yes: bool| f64::from(u8::from(yes));
     let control = shared.control;
     let mut notes = vec![
@@ -151,16 +175,13 @@ fn agree(
     notes.push(flag(!grad_norm.is_finite()));
     let sums = comm.sum(&notes)?;
     let size = f64::from(comm.size);
-    let odd: Vec<String> = (0..comm.size)
-        .filter(|rank| sums[first_flag + *rank as usize] > 0.0)
-        .map(|rank| format!("rank {rank}"))
-        .collect();
-    if !odd.is_empty() {
-        return Err(TrainError::NotFinite { step: step + 1, ranks: odd.join(", "), loss: sums[0] / size });
-    }
-    if sums[notes.len() - 1] > 0.0 {
-        return Err(TrainError::NotFiniteGradients { step: step + 1, loss: sums[0] / size });
-    }
+    let odd_losses: Vec<u32> =
+        (0..comm.size).filter(|rank| sums[first_flag + *rank as usize] > 0.0).collect();
+    let odd = match (odd_losses.is_empty(), sums[notes.len() - 1] > 0.0) {
+        (false, _) => Some(Odd::Loss(odd_losses)),
+        (true, true) => Some(Odd::Gradient),
+        (true, false) => None,
+    };
     Ok(Agreed {
         loss: sums[0] / size,
         mlm_acc: sums[1] / size,
@@ -168,6 +189,7 @@ fn agree(
         checkpoint: sums[3] > 0.0,
         pause: sums[4] > 0.0,
         grown: sums[5] > 0.0,
+        odd,
     })
 }
 
@@ -196,11 +218,13 @@ fn tell(
         _ => 1.0 / (0.95 / stats.samples_per_s.get() + 0.05 / rate), // means of times, not of rates
     };
     stats.samples_per_s.set(smooth);
-    stats.loss.set(agreed.loss);
-    stats.mlm_acc.set(agreed.mlm_acc);
+    if agreed.odd.is_none() {
+        stats.loss.set(agreed.loss);
+        stats.mlm_acc.set(agreed.mlm_acc);
+        stats.grad_norm.set(update.grad_norm);
+    }
     stats.lr.set(update.lr);
     stats.weight_decay.set(update.weight_decay);
-    stats.grad_norm.set(update.grad_norm);
     stats.epoch.store(epoch, Relaxed);
     stats.samples.store(step * plan.global_batch, Relaxed);
     stats.step.store(step, Relaxed);
@@ -212,6 +236,7 @@ fn tell(
         "lr": update.lr,
         "weight_decay": update.weight_decay,
         "grad_norm": update.grad_norm,
+        "loss_scale": stats.loss_scale.get(),
         "samples_per_s": rate,
         "data_wait_s": waited.as_secs_f64(),
         "step_s": took,
@@ -219,7 +244,7 @@ fn tell(
 }
 
 /// Publishes a checkpoint and clears away old ones.
-fn save(shared: &Shared<'_>, replica: &Replica, step: u64, agreed: &Agreed) -> Result<PathBuf, TrainError> {
+fn save(shared: &Shared<'_>, replica: &Replica, step: u64, metrics: Metrics) -> Result<PathBuf, TrainError> {
     let Shared { plan, stats, log, .. } = shared;
     let Some(shelf) = &shared.shelf else {
         return Err(TrainError::Broken("rank 0 has nowhere to put checkpoints".into()));
@@ -235,7 +260,8 @@ fn save(shared: &Shared<'_>, replica: &Replica, step: u64, agreed: &Agreed) -> R
         data_digest: plan.data.digest.clone(),
         tokenizer_digest: plan.data.tokenizer_digest.clone(),
         generations: generations.list().to_vec(),
-        metrics: Metrics { loss: agreed.loss, mlm_acc: agreed.mlm_acc },
+        metrics,
+        scaler: replica.scaler(),
         plan: serde_json::to_value(plan)
             .map_err(|error| TrainError::Broken(format!("writing the plan: {error}")))?,
     };

@@ -10,6 +10,9 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <dlfcn.h>
 #include <cstring>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -58,11 +61,107 @@ void* open_library(const char* path) {
 
 at::DeviceType autocast_device(int cuda) { return cuda ? at::kCUDA : at::kCPU; }
 
+// ---- a stretch that backward runs again ------------------------------------------------------------------------
+
+using BodyRun = at::Tensor* (*)(void* context, at::Tensor* const* inputs, size_t count, char** err);
+
+// This thread's autocast for one kind of device.
+struct AutocastState {
+  at::DeviceType device;
+  bool enabled;
+  at::ScalarType dtype;
+  explicit AutocastState(at::DeviceType device)
+      : device(device),
+        enabled(at::autocast::is_autocast_enabled(device)),
+        dtype(at::autocast::get_autocast_dtype(device)) {}
+  void set() const {
+    at::autocast::set_autocast_enabled(device, enabled);
+    at::autocast::set_autocast_dtype(device, dtype);
+  }
+};
+
+// While it lives, autocast is as it was when `then` was read.
+struct AutocastAgain {
+  std::vector<AutocastState> now;
+  explicit AutocastAgain(const std::vector<AutocastState>& then) {
+    for (const auto& state : then) now.emplace_back(state.device);
+    for (const auto& state : then) state.set();
+    at::autocast::increment_nesting();
+  }
+  ~AutocastAgain() {
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    for (const auto& state : now) state.set();
+  }
+};
+
+// Rust's closure, and the autocast it was first run under.
+struct Body final : torch::CustomClassHolder {
+  BodyRun run;
+  void (*release_context)(void*);
+  void* context;
+  std::vector<AutocastState> autocast{AutocastState(at::kCPU), AutocastState(at::kCUDA)};
+  Body(BodyRun run, void (*release)(void*), void* context) : run(run), release_context(release), context(context) {}
+  ~Body() override { release_context(context); }
+
+  at::Tensor operator()(at::TensorList inputs) const {
+    std::vector<at::Tensor> own(inputs.begin(), inputs.end());
+    std::vector<at::Tensor*> pointers;
+    for (auto& tensor : own) pointers.push_back(&tensor);
+    char* failure = nullptr;
+    std::unique_ptr<at::Tensor> output(run(context, pointers.data(), pointers.size(), &failure));
+    if (!output) {
+      std::string message(failure ? failure : "nothing came out");
+      free(failure);
+      throw std::runtime_error(message);
+    }
+    return *output;
+  }
+};
+
+struct Recomputed : torch::autograd::Function<Recomputed> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, c10::intrusive_ptr<Body> body, at::TensorList inputs) {
+    ctx->save_for_backward(torch::autograd::variable_list(inputs.begin(), inputs.end()));
+    ctx->saved_data["body"] = c10::IValue::make_capsule(body);
+    at::NoGradGuard no_grad;
+    return (*body)(inputs);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list gradients) {
+    auto saved = ctx->get_saved_variables();
+    auto body = c10::static_intrusive_pointer_cast<Body>(ctx->saved_data["body"].toCapsule());
+    std::vector<at::Tensor> inputs;
+    for (const auto& tensor : saved) inputs.push_back(tensor.detach().requires_grad_(tensor.requires_grad()));
+    at::AutoGradMode grad(true);
+    at::Tensor output;
+    {
+      AutocastAgain autocast(body->autocast);
+      output = (*body)(inputs);
+    }
+    torch::autograd::backward({output}, {gradients[0].to(output.scalar_type())});  // parameters get their .grad here
+    torch::autograd::variable_list result{at::Tensor()};  // the body has no gradient
+    for (const auto& tensor : inputs) result.push_back(tensor.grad());
+    return result;
+  }
+};
+
 }  // namespace
 
 extern "C" {
 
 void bt_string_free(char* text) { free(text); }
+
+char* bt_string_copy(const char* text) { return strdup(text); }
+
+// Owns `context` whatever happens.
+at::Tensor* bt_recomputed(at::Tensor* const* inputs, size_t count, BodyRun run, void (*release)(void*), void* context,
+                          char** err) {
+  return guarded(err, nullptr, [&]() -> at::Tensor* {
+    auto body = c10::make_intrusive<Body>(run, release, context);
+    auto list = listed(inputs, count);
+    return new at::Tensor(Recomputed::apply(body, at::TensorList(list)));
+  });
+}
 
 // ---- store ---------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ pub(crate) type Message = *mut *mut c_char;
 
 unsafe extern "C" {
     fn bt_string_free(text: *mut c_char);
+    pub(crate) fn bt_string_copy(text: *const c_char) -> *mut c_char;
 
     pub(crate) fn bt_store_tcp(
         host: *const c_char,
@@ -132,6 +133,15 @@ unsafe extern "C" {
         inverse_scale: *mut C_tensor,
         err: Message,
     ) -> c_int;
+
+    pub(crate) fn bt_recomputed(
+        inputs: *const *mut C_tensor,
+        count: usize,
+        run: unsafe extern "C" fn(*mut c_void, *const *mut C_tensor, usize, Message) -> *mut C_tensor,
+        release: unsafe extern "C" fn(*mut c_void),
+        context: *mut c_void,
+        err: Message,
+    ) -> *mut C_tensor;
 
     pub(crate) fn bt_autocast_enter(
         cuda: c_int,
