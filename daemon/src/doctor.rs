@@ -143,8 +143,8 @@ fn as_json(report: &LoaderReport, setup: &Setup, orders: &[Mixed]) -> Value {
             let value = json!({
                 "displacement_ratio": quality.displacement,
                 "neighbour_correlation": quality.neighbour_correlation,
-                "same_class_run_samples": quality.same_class_run,
-                "same_class_run_by_chance_samples": quality.same_class_run_by_chance,
+                "same_class_run_samples": quality.same_class_run.map(|run| run.mean),
+                "same_class_run_by_chance_samples": quality.same_class_run.map(|run| run.by_chance),
                 "batch_drift_ratio": quality.batch_drift,
                 "page_cache_bytes": order.cache_bytes,
             });
@@ -205,14 +205,19 @@ fn as_table(report: &LoaderReport, setup: &Setup, orders: &[Mixed]) -> String {
         "  {} images in {:.1} s, {} corrupt records",
         report.images, report.seconds, report.corrupt
     );
-    let _ = write!(text, "how orders would mix this set (a perfect shuffle: 1, 0, {:.4}, 1):", {
-        orders.first().map_or(1.0, |order| order.quality.same_class_run_by_chance)
-    });
+    // Of a set of one class there is nothing to say about classes.
+    let by_chance = orders.first().and_then(|order| order.quality.same_class_run).map(|run| run.by_chance);
+    let by_chance = by_chance.map_or_else(String::new, |run| format!(" {run:.4},"));
+    let _ = write!(text, "how orders would mix this set (a perfect shuffle: 1, 0,{by_chance} 1):");
     for Mixed { name, shuffle, quality, cache_bytes } in orders {
+        let run = quality.same_class_run.map(|run| format!(" same class in a row {:.4},", run.mean));
         let _ = write!(
             text,
-            "\n  {name:<8} displacement {:.3}, neighbours' correlation {:.4}, same class in a row {:.4}, batch drift {:.2}",
-            quality.displacement, quality.neighbour_correlation, quality.same_class_run, quality.batch_drift
+            "\n  {name:<8} displacement {:.3}, neighbours' correlation {:.4},{} batch drift {:.2}",
+            quality.displacement,
+            quality.neighbour_correlation,
+            run.unwrap_or_default(),
+            quality.batch_drift
         );
         if *cache_bytes > 0 {
             let gb = *cache_bytes as f64 / 1e9;
@@ -265,8 +270,18 @@ mod tests {
             "handoff       1.0 us per image    0.2 %, 0.12 % of processor time",
             "read by pread, in order blocks of 128 samples",
             "1.50 GB of page cache hold two windows",
+            ", same class in a row",
         ] {
             assert!(text.contains(words), "{words} is missing from\n{text}");
         }
+        let one_class = orders.map(|order| Mixed {
+            quality: ShuffleQuality::of(&Order::shuffled(0, 100_000, 1, order.shuffle), 1),
+            ..order
+        });
+        assert!(
+            as_json(&report, &setup, &one_class)["orders"]["shuffle"]["same_class_run_samples"].is_null()
+        );
+        let text = as_table(&report, &setup, &one_class);
+        assert!(!text.contains("same class") && text.contains("(a perfect shuffle: 1, 0, 1)"), "{text}");
     }
 }

@@ -61,6 +61,6 @@ fn will_need_when_warm(bencher: Bencher<'_, '_>, io: Io) {
     let mut sample = 0;
     bencher.counter(ItemsCount::new(1u64)).bench_local(|| {
         sample = (sample + 1) % set.len();
-        set.will_need(black_box(sample));
+        set.will_need(black_box(sample), 0);
     });
 }

@@ -21,11 +21,11 @@ impl Ahead {
         Ahead { windows, patchy: patchy(order, options.first_step * options.global_batch()) }
     }
 
-    /// Hands to `fetch`, in the order in which they are stored, the samples of the next window that are to be asked for
+    /// Hands to `fetch`, in the order in which they are stored, the samples (and their view) of the next window that are to be asked for
     /// with the one that was `placed`: a window's samples together ask for all of the next one, once.
     ///
     /// `false` when it may be that nobody has asked for the one placed, so that single samples must be asked for some places ahead.
-    pub fn next_window(&self, epochs: &mut Epochs, placed: Placed, mut fetch: impl FnMut(u64)) -> bool {
+    pub fn next_window(&self, epochs: &mut Epochs, placed: Placed, mut fetch: impl FnMut(u64, u32)) -> bool {
         let Placed { epoch, place, .. } = placed;
         let Some(window) = epochs.epoch(epoch).window_at(place).filter(|_| self.windows) else {
             return false;
@@ -35,11 +35,12 @@ impl Ahead {
             None => epochs.epoch(epoch + 1).window(0).map(|next| (epoch + 1, next)),
         };
         if let Some((epoch, next)) = next {
+            let view = epochs.view(epoch);
             let epoch = epochs.epoch(epoch);
             let share =
                 |index: u64| (u128::from(next.len) * u128::from(index) / u128::from(window.len)) as u64;
             let index = place - window.start;
-            (share(index)..share(index + 1)).for_each(|stored| fetch(epoch.stored(next, stored)));
+            (share(index)..share(index + 1)).for_each(|stored| fetch(epoch.stored(next, stored), view));
         }
         (epoch, window.number) > self.patchy
     }
@@ -68,7 +69,7 @@ mod tests {
             [(1000, 16, 4, 0), (1003, 16, 4, 500), (997, 10, 100, 996), (64, 64, 1, 3), (129, 64, 1, 0)]
         {
             let shuffle = Shuffle::Blocks { block_samples, window_blocks };
-            let order = Order::shuffled(4, samples, 1, shuffle);
+            let order = Order::shuffled(4, samples, 3, shuffle);
             let ahead = Ahead { windows: true, patchy: patchy(&order, start) };
             let (mut epochs, mut asked) = (Epochs::new(order), HashMap::new());
             let mut cold = 0;
@@ -78,7 +79,8 @@ mod tests {
                 let is_last = order.epoch(placed.epoch).window(number + 1).is_none();
                 let for_epoch = placed.epoch + u64::from(is_last);
                 let mut last = None;
-                let known = ahead.next_window(&mut epochs, placed, |sample| {
+                let known = ahead.next_window(&mut epochs, placed, |sample, view| {
+                    assert_eq!(view, order.view(for_epoch));
                     // Stored neighbours are asked for one after the other, but for the jumps between blocks.
                     assert!(last.is_none_or(|last| sample == last + 1 || sample % block_samples == 0));
                     last = Some(sample);
@@ -106,6 +108,6 @@ mod tests {
         let ahead = Ahead { windows: true, patchy: (0, 0) };
         let mut epochs = Epochs::new(order);
         let placed = epochs.at(250);
-        assert!(!ahead.next_window(&mut epochs, placed, |_| panic!("asked")));
+        assert!(!ahead.next_window(&mut epochs, placed, |_, _| panic!("asked")));
     }
 }

@@ -82,12 +82,12 @@ pub enum LoaderError {
     #[error(transparent)]
     Mask(#[from] MaskError),
     /// The shards say in a foreign way how their views were drawn.
-    #[error("the shards in {}: {source}", dir.display())]
+    #[error("the shards in {}: {cause}", dir.display())]
     ViewSpec {
         /// The set's directory.
         dir: PathBuf,
         /// What is foreign.
-        source: ViewSpecError,
+        cause: ViewSpecError,
     },
     /// The batch slots do not fit into memory.
     #[error(
@@ -114,8 +114,8 @@ pub enum LoaderError {
     },
     /// More records are damaged than one is willing to train without.
     #[error(
-        "more corrupt records than the {max} that max_corrupt allows; the one too many is {last}. Run `beit-shard verify` \
-         and re-pack what it names, or raise max_corrupt"
+        "more corrupt records than the {max} that max_corrupt allows; the one too many is {last}. Mend the set with \
+         `beit-shard repair SRC --shards DIR`, or raise max_corrupt"
     )]
     TooManyCorrupt {
         /// The budget.
@@ -124,7 +124,8 @@ pub enum LoaderError {
         last: Box<CorruptRecord>,
     },
     /// Not one record of the set can be read.
-    #[error("no record in {} can be read; run `beit-shard verify` and re-pack what it names", dir.display())]
+    #[error("no record in {0} can be read; `beit-shard repair SRC --shards {0}` makes them again from their source",
+            dir.display())]
     AllCorrupt {
         /// The set's directory.
         dir: PathBuf,

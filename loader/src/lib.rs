@@ -49,5 +49,5 @@ pub use error::LoaderError;
 pub use loader::Loader;
 pub use measure::{LoaderReport, StagesUs, measure};
 pub use options::{OnCorrupt, Options};
-pub use order::{EpochOrder, Generation, Order, Placed, Shuffle, ShuffleQuality};
+pub use order::{EpochOrder, Generation, Order, Placed, SameClassRun, Shuffle, ShuffleQuality};
 pub use stats::{LoaderStats, RankStats};

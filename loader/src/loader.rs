@@ -149,7 +149,8 @@ impl Shared {
         for sample in 0..self.per_rank_ahead() {
             for rank in 0..self.options.ranks.len() {
                 let position = self.position(rank, self.options.first_step + sample / batch, sample % batch);
-                self.options.shards.will_need(self.order.at(position).sample);
+                let placed = self.order.at(position);
+                self.options.shards.will_need(placed.sample, placed.view);
             }
         }
     }

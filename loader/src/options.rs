@@ -138,7 +138,7 @@ impl Options {
             }
         }
         self.check_generations()?;
-        spec.view_spec.parse().map_err(|source| LoaderError::ViewSpec { dir: dir(), source })
+        spec.view_spec.parse().map_err(|cause| LoaderError::ViewSpec { dir: dir(), cause })
     }
 }
 

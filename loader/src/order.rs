@@ -10,7 +10,7 @@ mod quality;
 use blocks::Blocks;
 pub(crate) use blocks::Window;
 use permutation::{Permutation, Use, keys};
-pub use quality::ShuffleQuality;
+pub use quality::{SameClassRun, ShuffleQuality};
 use std::fmt;
 
 /// How the samples of an epoch are shuffled.
@@ -188,6 +188,11 @@ impl Epochs {
     pub fn at(&mut self, position: u64) -> Placed {
         let (epoch, place) = self.order.place(position);
         Placed { epoch, place, sample: self.epoch(epoch).sample(place), view: self.order.view(epoch) }
+    }
+
+    /// See [`Order::view`].
+    pub fn view(&self, epoch: u64) -> u32 {
+        self.order.view(epoch)
     }
 
     /// See [`Order::epoch`].

@@ -123,12 +123,14 @@ impl<'a> Worker<'a> {
     fn read_ahead(&mut self, claim: &Claim, placed: Placed) {
         let Shared { options, ahead, .. } = self.shared;
         if options.read_ahead == 0
-            || ahead.next_window(&mut self.epochs, placed, |sample| options.shards.will_need(sample))
+            || ahead
+                .next_window(&mut self.epochs, placed, |sample, view| options.shards.will_need(sample, view))
         {
             return;
         }
         let position = self.shared.ahead(claim.rank, claim.step, claim.sample as u64);
-        options.shards.will_need(self.epochs.at(position).sample);
+        let later = self.epochs.at(position);
+        options.shards.will_need(later.sample, later.view);
     }
 
     /// Loads one sample with the view and the mask of `placed`'s epoch.

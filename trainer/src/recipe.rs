@@ -17,7 +17,10 @@ use crate::model::ModelConfig;
 
 /// The recipes that travel inside the binary, by name.
 pub const EMBEDDED: &[(&str, &str)] = &[
+    ("pretrain-base-1k", include_str!("../../recipes/pretrain-base-1k.toml")),
     ("pretrain-base-22k", include_str!("../../recipes/pretrain-base-22k.toml")),
+    ("pretrain-large-1k", include_str!("../../recipes/pretrain-large-1k.toml")),
+    ("pretrain-large-22k", include_str!("../../recipes/pretrain-large-22k.toml")),
     ("pretrain-cifar-cpu", include_str!("../../recipes/pretrain-cifar-cpu.toml")),
     ("pretrain-tiny-cpu", include_str!("../../recipes/pretrain-tiny-cpu.toml")),
 ];
@@ -35,6 +38,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("log_dir", "every step is a line of log.jsonl in the run directory"),
     ("momentum", "it is for optimizers of the SGD kind; only adamw is here"),
     ("no_auto_resume", "give a fresh run directory instead"),
+    ("no_pin_mem", "pixels travel as bytes and are normalised on the device"),
     ("output_dir", "the run directory is given on the command line: --run DIR"),
     ("pin_mem", "pixels travel as bytes and are normalised on the device"),
     ("resume", "a run resumes from the newest valid checkpoint in its directory"),
@@ -425,6 +429,9 @@ fn edits(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod reference;
 
 #[cfg(test)]
 mod tests {

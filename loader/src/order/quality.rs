@@ -16,14 +16,21 @@ pub struct ShuffleQuality {
     pub displacement: f64,
     /// Pearson's correlation between the stored places of a sample and of the next one: 0 is perfect, 1 is no shuffle.
     pub neighbour_correlation: f64,
-    /// Mean number of samples of one class in a row, if the set's classes are equally large and lie one after the
-    /// other, as a build from class folders writes them.
-    pub same_class_run: f64,
-    /// The same for a perfect shuffle.
-    pub same_class_run_by_chance: f64,
+    /// Samples of one class in a row; nothing for a set of one class, whose every sample follows one of its class.
+    pub same_class_run: Option<SameClassRun>,
     /// Spread of the mean stored place of batches of 256, relative to the spread that a perfect shuffle gives: 1 is
     /// perfect; above it, what batches show wanders from batch to batch.
     pub batch_drift: f64,
+}
+
+/// Mean number of samples of one class in a row, if the set's classes are equally large and lie one after the other, as a
+/// build from class folders writes them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SameClassRun {
+    /// In this order.
+    pub mean: f64,
+    /// In a perfect shuffle.
+    pub by_chance: f64,
 }
 
 impl ShuffleQuality {
@@ -111,8 +118,10 @@ impl Sums {
                 / self.places.max(1.0)
                 / ((n * n - 1.0) / (3.0 * n)).max(f64::MIN_POSITIVE),
             neighbour_correlation: if variances > 0.0 { covariance / variances.sqrt() } else { 0.0 },
-            same_class_run: run((self.same / pairs).min(1.0 - 1.0 / (pairs + 1.0))),
-            same_class_run_by_chance: run(chance.min(1.0 - 1.0 / n)),
+            same_class_run: (classes > 1).then(|| SameClassRun {
+                mean: run((self.same / pairs).min(1.0 - 1.0 / (pairs + 1.0))),
+                by_chance: run(chance.min(1.0 - 1.0 / n)),
+            }),
             batch_drift: if perfect > 0.0 { (spread / perfect).sqrt() } else { 1.0 },
         }
     }

@@ -183,7 +183,8 @@ fn what_blocks_give_up_at_imagenet_22k() {
     for (shuffle, correlation) in [(Shuffle::Full, 0.0), (Shuffle::BLOCKS, 1.0 / 128.0), (narrow, 1.0 / 16.0)]
     {
         let found = ShuffleQuality::of(&Order::shuffled(0, IMAGENET_22K, 16, shuffle), 21_841);
-        let ShuffleQuality { displacement, neighbour_correlation, same_class_run, batch_drift, .. } = found;
+        let ShuffleQuality { displacement, neighbour_correlation, batch_drift, .. } = found;
+        let same_class_run = found.same_class_run.unwrap().mean;
         eprintln!(
             "| {shuffle} | {displacement:.3} | {neighbour_correlation:.4} | {same_class_run:.4} | {batch_drift:.2} |"
         );
@@ -199,17 +200,18 @@ fn quality_tells_a_perfect_shuffle_from_blocks_and_from_none() {
     // 262,144 places: the correlation of chance has a deviation of 0.002, the distance one of 0.0014.
     assert!((full.displacement - 1.0).abs() < 0.01, "{full:?}");
     assert!(full.neighbour_correlation.abs() < 0.01, "{full:?}");
-    assert!((full.same_class_run - full.same_class_run_by_chance).abs() < 0.001, "{full:?}");
+    let chance = full.same_class_run.unwrap().by_chance;
+    assert!((full.same_class_run.unwrap().mean - chance).abs() < 0.001, "{full:?}");
     assert!((full.batch_drift - 1.0).abs() < 0.1, "{full:?}");
     // Two neighbours are of one of 64 blocks once in 64 times: correlated by 1/64, and then of one class.
     let some = quality(blocks(128, 64));
     assert!((some.displacement - 1.0).abs() < 0.05, "{some:?}");
     assert!((some.neighbour_correlation - 1.0 / 64.0).abs() < 0.01, "{some:?}");
-    assert!(some.same_class_run > full.same_class_run + 0.01 && some.same_class_run < 1.03, "{some:?}");
+    assert!((chance + 0.01..1.03).contains(&some.same_class_run.unwrap().mean), "{some:?}");
     assert!(some.batch_drift > 1.5, "{some:?}");
     // One block at a time in a window of one: blocks of 4096 in random order, shuffled within.
     let few = quality(blocks(4096, 1));
-    assert!(few.neighbour_correlation > 0.99 && few.same_class_run > 1.2, "{few:?}");
+    assert!(few.neighbour_correlation > 0.99 && few.same_class_run.unwrap().mean > 1.2, "{few:?}");
     // All the set in one block is a perfect shuffle again.
     let whole = quality(blocks(1_000_000, 1));
     assert!(whole.neighbour_correlation.abs() < 0.01 && (whole.batch_drift - 1.0).abs() < 0.1, "{whole:?}");
@@ -219,6 +221,8 @@ fn quality_tells_a_perfect_shuffle_from_blocks_and_from_none() {
     // No shuffle at all cannot be asked for, but for sets of one.
     let one = ShuffleQuality::of(&Order::new(0, 1, 1), 5);
     assert!(one.batch_drift == 1.0 && one.displacement == 0.0, "{one:?}");
+    // A set of one class has nothing to tell of runs.
+    assert_eq!(ShuffleQuality::of(&Order::new(0, 100, 1), 1).same_class_run, None);
 }
 
 #[test]

@@ -9,26 +9,26 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
     /// The operating system refused a read, an open or a look at a file.
-    #[error("{verb} {} failed: {source}", path.display())]
+    #[error("{verb} {} failed: {cause}", path.display())]
     Io {
         /// What we were doing, as a gerund.
         verb: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
+        /// What the operating system said; the message has its words, so it is no source to be printed again.
+        cause: io::Error,
     },
     /// Writing failed; nothing was published under the final name.
-    #[error("writing {} failed: {source}; {}, then run the same command again: nothing half-written was published and \
-             finished shards are kept", path.display(), write_advice(source))]
+    #[error("writing {} failed: {cause}; {}, then run the same command again: nothing half-written was published and \
+             finished shards are kept", path.display(), write_advice(cause))]
     Write {
         /// The file that would have been published.
         path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
+        /// What the operating system said; the message has its words, so it is no source to be printed again.
+        cause: io::Error,
     },
     /// The file is not a shard at all, or its end is missing.
-    #[error("{} is not a whole shard: {why}; restore it or re-pack it from the source images", path.display())]
+    #[error("{} is not a whole shard: {why}; restore it, or: {}", path.display(), repair(path))]
     NotAShard {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum ShardError {
     },
     /// A sound file of a format version this program does not know.
     #[error("{} has format version {found}, this program reads version {known}; use the beit-shard that wrote it, or \
-             re-pack it with this one", path.display())]
+             build the set again with this one (`beit-shard build SRC --out DIR`)", path.display())]
     ForeignVersion {
         /// The file.
         path: PathBuf,
@@ -47,8 +47,8 @@ pub enum ShardError {
         known: u32,
     },
     /// Bytes changed since they were written.
-    #[error("shard {}: {part} has checksum {found:#018x}, expected {expected:#018x}; re-pack it from the source images",
-            path.display())]
+    #[error("shard {}: {part} has checksum {found:#018x}, expected {expected:#018x}; {}",
+            path.display(), repair(path))]
     Checksum {
         /// The shard.
         path: PathBuf,
@@ -60,7 +60,7 @@ pub enum ShardError {
         found: u64,
     },
     /// Bytes that cannot be what the format says they are.
-    #[error("shard {}: {part}: {why}; re-pack it from the source images", path.display())]
+    #[error("shard {}: {part}: {why}; {}", path.display(), repair(path))]
     Malformed {
         /// The shard.
         path: PathBuf,
@@ -70,8 +70,8 @@ pub enum ShardError {
         why: &'static str,
     },
     /// A file lost bytes while it was open.
-    #[error("{} was truncated while it was open: it had {expected} bytes then and has {found} now; restore it, or run \
-             `beit-shard repair` with its source", path.display())]
+    #[error("{} was truncated while it was open: it had {expected} bytes then and has {found} now; restore it, or: {}",
+            path.display(), repair(path))]
     Shrunk {
         /// The file.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum ShardError {
     },
     /// A shard's footer or body is not the one its set was published with.
     #[error("{} has digest {found}, expected {expected}; it was damaged or exchanged after the set was published: \
-             restore it, or re-pack it from the source images", path.display())]
+             restore it, or: {}", path.display(), repair(path))]
     Digest {
         /// The file.
         path: PathBuf,
@@ -211,16 +211,22 @@ impl ShardError {
 
 /// Makes a [`ShardError::Io`] of an I/O error, for `map_err`.
 pub(crate) fn io_at(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ShardError {
-    move |source| ShardError::Io { verb, path: path.to_owned(), source }
+    move |cause| ShardError::Io { verb, path: path.to_owned(), cause }
 }
 
 /// Makes a [`ShardError::Write`] of an I/O error, for `map_err`.
 pub(crate) fn write_at(path: &Path) -> impl FnOnce(io::Error) -> ShardError {
-    move |source| ShardError::Write { path: path.to_owned(), source }
+    move |cause| ShardError::Write { path: path.to_owned(), cause }
 }
 
-fn write_advice(source: &io::Error) -> &'static str {
-    match source.kind() {
+/// What mends a damaged shard.
+fn repair(path: &Path) -> String {
+    let set = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    format!("`beit-shard repair SRC --shards {}` makes it again from its source", set.display())
+}
+
+fn write_advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
         io::ErrorKind::StorageFull => "free some space on that disk or choose another output directory",
         io::ErrorKind::QuotaExceeded => "raise the disk quota or choose another output directory",
         io::ErrorKind::FileTooLarge => "raise the file size limit (ulimit -f) or choose a smaller shard size",

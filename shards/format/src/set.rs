@@ -127,10 +127,10 @@ impl ShardSet {
         shard.read(record, view, buf)
     }
 
-    /// Asks the kernel to fetch sample `index` soon; a hint that never fails.
-    pub fn will_need(&self, index: u64) {
+    /// Asks the kernel to fetch sample `index` with its view `view` soon; a hint that never fails.
+    pub fn will_need(&self, index: u64, view: u32) {
         if let Ok((shard, record)) = self.locate(index) {
-            shard.will_need(record);
+            shard.will_need(record, view);
         }
     }
 }

@@ -15,6 +15,9 @@ use std::fmt;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Bytes that are fetched though nobody needs them, rather than asking twice.
+const SHORT: u64 = 16 << 10;
+
 /// One published shard, open for reading from any number of threads.
 pub struct Shard {
     pub(crate) source: Source,
@@ -268,11 +271,22 @@ impl Shard {
         self.frames_len
     }
 
-    /// Asks the kernel to fetch record `index` soon; a hint that never fails.
-    pub fn will_need(&self, index: u64) {
+    /// Asks the kernel to fetch record `index` with its view `view` soon; a hint that never fails.
+    pub fn will_need(&self, index: u64, view: u32) {
         if let Ok(entry) = self.entry(index) {
-            self.source.will_need(entry.offset, entry.length);
+            self.stretches(&entry, view).for_each(|(offset, len)| self.source.will_need(offset, len));
         }
+    }
+
+    /// Where header, payload and one frame of a record lie: in two stretches if its other frames are long.
+    fn stretches(&self, entry: &IndexEntry, view: u32) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let head = entry.length - self.frames_len;
+        let before = u64::from(view).saturating_mul(self.frame_len as u64);
+        let (first, second) = match before + self.frame_len as u64 <= SHORT {
+            true => (head + before + self.frame_len as u64, None),
+            false => (head, Some((entry.offset + head + before, self.frame_len as u64))),
+        };
+        [Some((entry.offset, first)), second].into_iter().flatten()
     }
 
     /// Hands index entry, label and path of every record to `each`, in order, without touching the records.
@@ -341,5 +355,52 @@ impl Flaw {
             }
             Self::Malformed(why) => ShardError::Malformed { path, part: part(), why },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shard of one record; its `views` frames have 196 tokens each.
+    fn shard(dir: &Path, views: u32) -> Shard {
+        let spec = SetSpec {
+            seed: 1,
+            views,
+            view_spec: "any".to_owned(),
+            tokenizer: crate::TokenizerRef { digest: [1; 32], name: "any".to_owned(), vocab: 8192 },
+            grid: (14, 14),
+            payload: "original".to_owned(),
+        };
+        let tokens = [5; 196];
+        let views: Vec<_> = (0..views).map(|_| crate::ViewTokens { grey: 0, tokens: &tokens }).collect();
+        let mut writer = crate::ShardWriter::create(dir, 0, &spec, &["a".to_owned()]).unwrap();
+        let record = crate::Record {
+            id: crate::SampleId(7),
+            label: 0,
+            path: "a/b.jpg",
+            width: 8,
+            height: 8,
+            payload_kind: crate::PAYLOAD_JPEG,
+            payload: &[9; 1000],
+            views: &views,
+        };
+        writer.push(&record).unwrap();
+        writer.finish().unwrap();
+        Shard::open(&dir.join(crate::shard_file_name(0)), Io::Pread).unwrap()
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "zstd is foreign code")]
+    fn only_the_frame_that_is_shown_is_asked_for_when_there_are_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = shard(dir.path(), 150);
+        let entry = shard.entry(0).unwrap();
+        let head = entry.length - shard.frames_len;
+        let frame = shard.frame_len as u64;
+        let asked = |view| shard.stretches(&entry, view).collect::<Vec<_>>();
+        assert_eq!(asked(3), [(entry.offset, head + 4 * frame)], "near enough for one request");
+        assert_eq!(asked(149), [(entry.offset, head), (entry.offset + entry.length - frame, frame)]);
+        shard.will_need(0, u32::MAX); // no such view: nothing outside the file is asked for
     }
 }

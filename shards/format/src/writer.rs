@@ -303,8 +303,8 @@ impl ShardWriter {
 
     fn flush(&mut self) -> Result<(), ShardError> {
         if self.failed {
-            let source = io::Error::other("an earlier write failed");
-            return Err(ShardError::Write { path: self.staged.target().to_owned(), source });
+            let cause = io::Error::other("an earlier write failed");
+            return Err(ShardError::Write { path: self.staged.target().to_owned(), cause });
         }
         self.failed = true;
         self.body.update(&self.pending);

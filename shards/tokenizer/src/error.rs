@@ -7,14 +7,14 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum TokenizerError {
     /// The file or folder could not be read or written.
-    #[error("{verb} {}: {source}", path.display())]
+    #[error("{verb} {}: {cause}", path.display())]
     Io {
         /// What was being done, as a gerund.
         verb: &'static str,
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The container is damaged, or of a kind that is not read.
     #[error(transparent)]
@@ -142,16 +142,16 @@ pub enum TokenizerError {
         lr: f64,
     },
     /// libtorch refused.
-    #[error("{verb}: {source}")]
+    #[error("{verb}: {cause}")]
     Torch {
         /// What was being done, as a gerund.
         verb: &'static str,
         /// What libtorch said.
-        source: tch::TchError,
+        cause: tch::TchError,
     },
 }
 
 /// Gives a libtorch failure its verb.
 pub(crate) fn torch(verb: &'static str) -> impl Fn(tch::TchError) -> TokenizerError {
-    move |source| TokenizerError::Torch { verb, source }
+    move |cause| TokenizerError::Torch { verb, cause }
 }

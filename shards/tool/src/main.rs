@@ -15,6 +15,7 @@ mod pixels;
 mod prepare;
 mod progress;
 mod repair;
+mod room;
 mod shards;
 mod source;
 mod stages;

@@ -3,21 +3,26 @@
 //! A shard remembers which stretch of the listing it was made from and a digest of that stretch. A later run opens the
 //! shards that are there, checks that they are of the same data set and listing, and goes on behind them.
 
+mod grow;
+mod lock;
+mod resume;
+mod summary;
+
 use crate::part::{PART_FILE, Stretch};
 use crate::pixels::Pixels;
 use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::source::Entry;
-use crate::stages::{CpuSeconds, Stages, timed};
+use crate::stages::{Stages, timed};
 use anyhow::{Context, Result, bail, ensure};
 use beit_shards::{
     Covered, Io, MANIFEST_FILE, Manifest, Record, SampleId, SetSpec, Shard, ShardInfo, ShardWriter,
     ViewTokens,
 };
-use beit_views::PayloadKind;
-use serde::Serialize;
-use std::ops::Range;
+pub use lock::lock;
+pub use resume::{Resume, list};
 use std::path::{Path, PathBuf};
+use summary::Summary;
 
 /// How many bad files a message names.
 const NAMED: usize = 10;
@@ -50,26 +55,6 @@ struct Current {
     writer: ShardWriter,
     first_entry: u64,
     stretch: blake3::Hasher,
-}
-
-/// What `build --json` prints.
-#[derive(Debug, Serialize)]
-pub struct Summary {
-    samples: u64,
-    quarantined: u64,
-    shards: usize,
-    views: u32,
-    tokens: u64,
-    bytes: u64,
-    seconds: f64,
-    images_per_s: f64,
-    tokens_per_s: f64,
-    cpu_seconds: CpuSeconds,
-    digest: String,
-    out: String,
-    /// What to type now.
-    #[serde(skip)]
-    next: String,
 }
 
 impl Packer {
@@ -111,67 +96,6 @@ impl Packer {
                 .with_context(|| format!("going on behind {}; delete it to pack it again", path.display()))?;
             packer.take_over(&shard)?;
         }
-    }
-
-    /// Opens a finished set, or begins one, to add shards behind those it has; removes a shard that a killed round has left
-    /// unpublished. Also says what the set is so far.
-    ///
-    /// # Errors
-    /// another build at work there; a set of another spec, merged from parts, or whose build has not finished
-    pub fn grow(
-        out: &Path,
-        spec: SetSpec,
-        (shard_size, pixels): (u64, Pixels),
-    ) -> Result<(Self, Option<Manifest>)> {
-        std::fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
-        let lock = lock(out)?;
-        let shard = |number| out.join(beit_shards::shard_file_name(number));
-        let manifest = match out.join(MANIFEST_FILE).exists() {
-            true => Some(Manifest::read(out)?),
-            false => {
-                ensure!(
-                    !shard(1).exists(),
-                    "a build in {} has not finished; run the same `beit-shard build` command again, then watch",
-                    out.display()
-                );
-                None
-            }
-        };
-        if let Some(difference) = manifest.as_ref().and_then(|manifest| spec.difference(&manifest.spec)) {
-            bail!(
-                "{} holds another set ({difference}); give the same options, or another --out",
-                out.display()
-            );
-        }
-        let (entries, shards) = manifest.as_ref().map_or((0, 0), |manifest| {
-            (manifest.samples() + manifest.quarantined, manifest.shards.len() as u64)
-        });
-        let packer = Self {
-            _lock: lock,
-            out: out.to_owned(),
-            spec,
-            classes: Vec::new(),
-            shard_size,
-            pixels,
-            stretch: Stretch::behind(entries, shards),
-            done: Vec::new(),
-            covered: Vec::new(),
-            named: Vec::new(),
-            samples: 0,
-            quarantined: 0,
-            complete: false,
-            current: None,
-        };
-        packer.check_is_no_merged_set()?;
-        for number in shards.. {
-            let path = shard(number);
-            if !path.exists() {
-                break;
-            }
-            tracing::info!(shard = %path.display(), "Removing a shard that a killed round has not published; its images come again.");
-            std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-        }
-        Ok((packer, manifest))
     }
 
     /// The set's classes: new ones come behind the old.
@@ -282,10 +206,7 @@ impl Packer {
             path: &entry.path,
             width: sample.width,
             height: sample.height,
-            payload_kind: match sample.kind {
-                PayloadKind::Jpeg => beit_shards::PAYLOAD_JPEG,
-                PayloadKind::Rgb => beit_shards::PAYLOAD_RGB,
-            },
+            payload_kind: sample.payload_kind(),
             payload: &sample.payload,
             views: &views,
         };
@@ -393,118 +314,4 @@ impl Packer {
             out: self.out.display().to_string(),
         })
     }
-}
-
-impl Summary {
-    /// For people.
-    pub fn print(&self) {
-        println!(
-            "Packed {} images ({} quarantined), {} views each, into {} shards of {:.1} MB in all: {}",
-            self.samples,
-            self.quarantined,
-            self.views,
-            self.shards,
-            self.bytes as f64 / 1e6,
-            self.out
-        );
-        println!(
-            "{:.1} s, {:.1} images/s, {:.0} tokens/s; processor time: {}. Next: {}",
-            self.seconds, self.images_per_s, self.tokens_per_s, self.cpu_seconds, self.next
-        );
-    }
-}
-
-/// What earlier runs have packed.
-pub struct Resume {
-    covered: Vec<Covered>,
-    complete: bool,
-    /// What of the listing is this build's.
-    entries: Range<u64>,
-}
-
-impl Resume {
-    /// The first entry that no finished shard covers.
-    pub fn first_entry(&self) -> u64 {
-        self.covered.last().map_or(self.entries.start, |last| last.first_entry + last.entries)
-    }
-
-    /// The last entry and one.
-    pub fn end(&self) -> u64 {
-        self.entries.end
-    }
-
-    /// Compares the listing with what finished shards were made from.
-    pub fn check(&self) -> ListingCheck<'_> {
-        ListingCheck { resume: self, shard: 0, stretch: blake3::Hasher::new() }
-    }
-}
-
-/// The listing, checked against finished shards as it is scanned.
-pub struct ListingCheck<'a> {
-    resume: &'a Resume,
-    shard: usize,
-    stretch: blake3::Hasher,
-}
-
-impl ListingCheck<'_> {
-    /// The next entry of the listing.
-    pub fn entry(&mut self, entry: &Entry) -> Result<()> {
-        if !self.resume.entries.contains(&entry.index) {
-            return Ok(());
-        }
-        let Some(covered) = self.resume.covered.get(self.shard) else {
-            ensure!(
-                !self.resume.complete,
-                "the source has grown since this set was finished ({} is new); build into a fresh --out",
-                entry.path
-            );
-            return Ok(());
-        };
-        list(&mut self.stretch, entry);
-        if entry.index + 1 == covered.first_entry + covered.entries {
-            let digest = *std::mem::take(&mut self.stretch).finalize().as_bytes();
-            ensure!(
-                digest == covered.digest.0,
-                "files were added, removed or renamed in the source since shard {} was packed (before {}); build into a \
-                 fresh --out",
-                self.shard,
-                entry.path
-            );
-            self.shard += 1;
-        }
-        Ok(())
-    }
-
-    /// The listing's end.
-    pub fn end(&self) -> Result<()> {
-        ensure!(
-            self.shard == self.resume.covered.len(),
-            "the source has fewer images than the shards made from it; build into a fresh --out"
-        );
-        Ok(())
-    }
-}
-
-/// Locks a directory against a second build, without leaving a file in it.
-pub fn lock(out: &Path) -> Result<std::fs::File> {
-    use rustix::fs::{FlockOperation, flock};
-    let dir = std::fs::File::open(out).with_context(|| format!("opening {}", out.display()))?;
-    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(dir),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            bail!("another beit-shard build is at work in {}; wait for it, or stop it first", out.display())
-        }
-        // Some network file systems cannot lock directories; a build there is as safe as its user is careful.
-        Err(error) => {
-            tracing::warn!(folder = %out.display(), %error, "The output folder cannot be locked: run one build at a time.");
-            Ok(dir)
-        }
-    }
-}
-
-/// One entry of a listing stretch, as digested.
-pub fn list(stretch: &mut blake3::Hasher, entry: &Entry) {
-    stretch.update(entry.path.as_bytes());
-    stretch.update(&[0]);
-    stretch.update(&entry.label.to_le_bytes());
 }

@@ -55,13 +55,14 @@ impl Stretch {
         }
     }
 
-    /// What to type after the build.
-    pub fn next(&self, out: &Path) -> String {
+    /// What to type after the build; nothing when more is packed as it arrives.
+    pub fn next(&self, out: &Path) -> Option<String> {
         let out = out.display();
         match self.part {
-            None => format!("beit-shard verify {out}, or beit-daemon start --shards {out}"),
+            _ if self.grows => None,
+            None => Some(format!("beit-shard verify {out}, or beit-daemon start --shards {out}")),
             Some(part) => {
-                format!("when all {} parts are built, beit-shard merge PART_DIR… --out DIR", part.of)
+                Some(format!("when all {} parts are built, beit-shard merge PART_DIR… --out DIR", part.of))
             }
         }
     }

@@ -2,19 +2,21 @@
 
 use crate::fetch::fetch;
 use crate::pixels::Pixels;
+use crate::room::{ROOM, Room, Seat};
 use crate::source::Entry;
 use crate::stages::{Stages, timed};
 use beit_shards::SampleId;
 use beit_views::{DecodeError, Limits, PayloadKind, Renderer, RgbImage, SeedKey, View, ViewSpec};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Images of more pixels than this are in memory one at a time, so that a few giants (or bombs) do not fill it.
+/// Images of more pixels than this are decoded one at a time, and only once nothing else waits to be packed, so that a few
+/// giants (or bombs) do not fill the memory.
 const LARGE: u64 = 32 << 20;
 /// Most scans of a progressive JPEG; encoders write about ten, and each costs as much as a baseline image.
 const MOST_SCANS: u32 = 100;
 
-/// Held while a large image is in memory.
+/// Held while a large image is decoded and rendered.
 static LARGE_IMAGE: Mutex<()> = Mutex::new(());
 
 /// Images that are tokenized together: the batches that their views make follow from the listing alone, whatever happens
@@ -50,6 +52,19 @@ pub struct Prepared {
     pub payload: Vec<u8>,
     /// Grey level of each view's contrast step.
     pub greys: Vec<u8>,
+    /// The memory of the payload, until it is packed.
+    #[expect(dead_code, reason = "it is held, not read")]
+    pub seat: Seat,
+}
+
+impl Prepared {
+    /// The payload's kind, as a shard's record names it.
+    pub fn payload_kind(&self) -> u8 {
+        match self.kind {
+            PayloadKind::Jpeg => beit_shards::PAYLOAD_JPEG,
+            PayloadKind::Rgb => beit_shards::PAYLOAD_RGB,
+        }
+    }
 }
 
 /// A group with its token views: [`Batching::images`] × K views of `[px, px, 3]`; the places of bad images are black.
@@ -96,13 +111,14 @@ pub struct Preparer<'a> {
     limits: Limits,
     renderer: Renderer,
     stages: &'a Stages,
+    room: Arc<Room>,
 }
 
 impl<'a> Preparer<'a> {
-    pub fn new(making: Making<'a>, stages: &'a Stages) -> Self {
+    pub fn new(making: Making<'a>, stages: &'a Stages, room: Arc<Room>) -> Self {
         let batching = Batching::of(making.views, making.spec.token_px);
         let limits = Limits { max_scans: MOST_SCANS, ..Limits::default() };
-        Self { making, batching, limits, renderer: Renderer::new(), stages }
+        Self { making, batching, limits, renderer: Renderer::new(), stages, room }
     }
 
     /// Reads, decodes and renders every entry of the group.
@@ -111,28 +127,33 @@ impl<'a> Preparer<'a> {
         let mut views = vec![0; self.batching.images * image_bytes];
         let mut items = Vec::with_capacity(group.entries.len());
         for (mut entry, out) in group.entries.into_iter().zip(views.chunks_exact_mut(image_bytes)) {
-            let outcome = self.prepare_image(&mut entry, out);
+            let outcome = self.prepare_image(group.index, &mut entry, out);
             self.stages.images.fetch_add(1, Ordering::Relaxed);
             items.push((entry, outcome));
         }
         PreparedGroup { index: group.index, items, views }
     }
 
-    fn prepare_image(&mut self, entry: &mut Entry, out: &mut [u8]) -> Outcome {
+    fn prepare_image(&mut self, group: u64, entry: &mut Entry, out: &mut [u8]) -> Outcome {
         let bytes = match timed(&self.stages.read, || fetch(&mut entry.place, &self.limits)) {
             Ok(bytes) => bytes,
             Err(refusal) => return Outcome::Bad { reason: refusal.reason, detail: refusal.detail },
         };
-        self.render(&bytes, SampleId::of_path(&entry.path), out).unwrap_or_else(|error| {
+        self.render(&bytes, (group, SampleId::of_path(&entry.path)), out).unwrap_or_else(|error| {
             out.fill(0);
             Outcome::Bad { reason: error.reason(), detail: error.to_string() }
         })
     }
 
-    fn render(&mut self, bytes: &[u8], id: SampleId, out: &mut [u8]) -> Result<Outcome, DecodeError> {
+    fn render(
+        &mut self,
+        bytes: &[u8],
+        (group, id): (u64, SampleId),
+        out: &mut [u8],
+    ) -> Result<Outcome, DecodeError> {
         let Making { spec, seed, views, pixels } = self.making;
         let stages = self.stages;
-        let (image, _alone) = timed(&stages.decode, || self.decode(bytes))?;
+        let (image, alone) = self.decode(bytes, group)?;
         let (image, kind, payload) = timed(&stages.relayout, || pixels.keep(bytes, image))?;
         let mut greys = Vec::with_capacity(views as usize);
         timed(&stages.render, || {
@@ -143,21 +164,34 @@ impl<'a> Preparer<'a> {
                 greys.push(grey);
             }
         });
-        Ok(Outcome::Sample(Prepared { width: image.width, height: image.height, kind, payload, greys }))
+        let seat = match alone {
+            Some((mut seat, _)) => {
+                seat.shrink_to(payload.len() as u64);
+                seat
+            }
+            None => self.room.take(group, payload.len() as u64),
+        };
+        Ok(Outcome::Sample(Prepared { width: image.width, height: image.height, kind, payload, greys, seat }))
     }
 
-    /// Decodes; a large image only while no other large one is in memory.
-    fn decode(&self, bytes: &[u8]) -> Result<(RgbImage, Option<MutexGuard<'static, ()>>), DecodeError> {
+    /// Decodes; a large image only when there is room for it, and while no other large one is being decoded.
+    fn decode(&self, bytes: &[u8], group: u64) -> Result<(RgbImage, Option<Alone>), DecodeError> {
         let small = Limits { max_pixels: LARGE.min(self.limits.max_pixels), ..self.limits };
-        match beit_views::decode(bytes, &small) {
+        match timed(&self.stages.decode, || beit_views::decode(bytes, &small)) {
             Err(DecodeError::TooLarge { .. }) => {
+                // Its own length, in pixels and as a payload, is known only afterwards.
+                let seat = self.room.take(group, ROOM);
                 let alone = LARGE_IMAGE.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok((beit_views::decode(bytes, &self.limits)?, Some(alone)))
+                let image = timed(&self.stages.decode, || beit_views::decode(bytes, &self.limits))?;
+                Ok((image, Some((seat, alone))))
             }
             decoded => Ok((decoded?, None)),
         }
     }
 }
+
+/// What a large image holds while it is in memory.
+type Alone = (Seat, MutexGuard<'static, ()>);
 
 fn view_bytes(px: u32) -> usize {
     px as usize * px as usize * 3

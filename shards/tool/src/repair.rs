@@ -10,6 +10,7 @@ mod gather;
 use crate::pack;
 use crate::pixels::Pixels;
 use crate::prepare::{Making, Preparer};
+use crate::room::Room;
 use crate::shards;
 use crate::source::{Entry, Source};
 use crate::stages::Stages;
@@ -277,7 +278,7 @@ fn mend(
         spec: &set.spec,
         view_px: view_spec.token_px,
         pixels,
-        preparer: Preparer::new(Making { spec: &view_spec, seed, views, pixels }, &stages),
+        preparer: Preparer::new(Making { spec: &view_spec, seed, views, pixels }, &stages, Room::endless()),
         tokenizer: None,
     };
     for run in &runs {

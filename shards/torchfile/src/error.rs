@@ -44,8 +44,8 @@ pub enum Error {
     #[error("{}: storage {key}: {what}; fetch or export the file again", path.display())]
     Storage { path: PathBuf, key: String, what: String },
 
-    #[error("{}: a tensor in storage {key} does not fit: {source}; the file is damaged or forged", path.display())]
-    Tensor { path: PathBuf, key: String, source: LayoutError },
+    #[error("{}: a tensor in storage {key} does not fit: {cause}; the file is damaged or forged", path.display())]
+    Tensor { path: PathBuf, key: String, cause: LayoutError },
 
     #[error("{}: no tensors under {wanted}; the file holds {found}", path.display())]
     NoTensors { path: PathBuf, wanted: String, found: String },

@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
         let Ok(shard) = Shard::open(file.path(), io) else { return };
         let mut buf = ReadBuf::new();
         for index in 0..shard.len().min(20) {
-            shard.will_need(index);
+            shard.will_need(index, 0);
             for view in 0..shard.spec().views.min(3) {
                 if let Ok(read) = shard.read(index, view, &mut buf) {
                     let vocab = shard.spec().tokenizer.vocab;

@@ -41,7 +41,7 @@ fn reading_allocates_nothing_once_the_buffers_have_grown() {
         let mut round = || {
             let before = ALLOCATIONS.get();
             for index in 0..set.len() {
-                set.will_need(index);
+                set.will_need(index, 0);
                 set.read(index, (index % 3) as u32, &mut buf).unwrap();
             }
             ALLOCATIONS.get() - before

@@ -21,7 +21,7 @@ fn every_view_of_every_sample_is_read_back_in_both_ways_of_reading() {
         assert_eq!(set.digest(), manifest.digest());
         let mut buf = ReadBuf::new();
         for index in (0..21).rev() {
-            set.will_need(index);
+            set.will_need(index, 2);
             for view in 0..3 {
                 check_read(&set.read(index, view, &mut buf).unwrap(), index, view, &spec);
             }
@@ -45,7 +45,7 @@ fn questions_about_what_is_not_there_are_answered() {
     let error = set.read(3, 2, &mut buf).unwrap_err().to_string();
     assert!(error.ends_with("has 2 views, number 2 was asked for"), "{error}");
     assert!(matches!(set.locate(u64::MAX), Err(ShardError::OutOfRange { .. })));
-    set.will_need(u64::MAX);
+    set.will_need(u64::MAX, 0);
 }
 
 #[test]

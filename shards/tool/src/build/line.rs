@@ -3,6 +3,7 @@
 use crate::pack::{Packer, Resume};
 use crate::prepare::{Batching, Group, Making, Outcome, PreparedGroup, Preparer};
 use crate::progress::Progress;
+use crate::room::Room;
 use crate::source::{Entry, Listing};
 use crate::stages::{Stages, thread_ns, timed};
 use anyhow::{Context, Result, anyhow, bail};
@@ -10,6 +11,7 @@ use beit_tokenizer::Tokenizer;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Everything the stages of one build share.
@@ -48,8 +50,9 @@ impl Line<'_> {
         let (to_tokenize, prepared) = bounded(in_flight);
         let (to_pack, tokenized) = bounded(in_flight);
         let total = Total::default();
+        let room = Room::before(self.group_of(packer.next_entry()));
         std::thread::scope(|scope| {
-            let total = &total;
+            let (total, room) = (&total, &room);
             let resume = packer.resume_point();
             let count = scope.spawn({
                 let resume = packer.resume_point();
@@ -58,7 +61,7 @@ impl Line<'_> {
             let scan = scope.spawn(move || self.scan(&resume, &permit, &to_prepare, total));
             for _ in 0..self.jobs {
                 let (groups, to_tokenize) = (groups.clone(), to_tokenize.clone());
-                scope.spawn(move || self.prepare(&groups, &to_tokenize));
+                scope.spawn(move || self.prepare(&groups, &to_tokenize, Arc::clone(room)));
             }
             drop((groups, to_tokenize));
             let tokenize: Vec<_> = self
@@ -70,9 +73,10 @@ impl Line<'_> {
                 })
                 .collect();
             drop((prepared, to_pack));
-            let packed = self.pack(&tokenized, &permits, packer, progress, total);
+            let packed = self.pack(&tokenized, (&permits, room), packer, progress, total);
             // Hanging up both ends lets every stage above run out, whatever went wrong here.
             drop((tokenized, permits));
+            room.packed(u64::MAX);
             let scanned = scan.join().map_err(|_| anyhow!("the scan panicked; this is a bug"))?;
             let counted = count.join().map_err(|_| anyhow!("the count panicked; this is a bug"))?;
             let mut tokens = Ok(());
@@ -82,6 +86,11 @@ impl Line<'_> {
             }
             packed.and(counted).and(scanned).and(tokens)
         })
+    }
+
+    /// The group that an entry of the listing belongs to.
+    fn group_of(&self, entry: u64) -> u64 {
+        entry / self.batching.images as u64
     }
 
     /// Counts the listing for the progress bar's end, beside the build; finds damaged sources early.
@@ -160,8 +169,8 @@ impl Line<'_> {
             && out.send(Group { index, entries: std::mem::take(entries) }).is_ok()
     }
 
-    fn prepare(&self, groups: &Receiver<Group>, out: &Sender<PreparedGroup>) {
-        let mut preparer = Preparer::new(self.making, self.stages);
+    fn prepare(&self, groups: &Receiver<Group>, out: &Sender<PreparedGroup>, room: Arc<Room>) {
+        let mut preparer = Preparer::new(self.making, self.stages, room);
         for group in groups {
             if out.send(preparer.prepare(group)).is_err() {
                 return;
@@ -196,18 +205,19 @@ impl Line<'_> {
     fn pack(
         &self,
         groups: &Receiver<TokenizedGroup>,
-        permits: &Receiver<()>,
+        (permits, room): (&Receiver<()>, &Room),
         packer: &mut Packer,
         progress: &mut Progress,
         total: &Total,
     ) -> Result<()> {
         let mut early = BTreeMap::new();
-        let mut next = packer.next_entry() / self.batching.images as u64;
+        let mut next = self.group_of(packer.next_entry());
         for group in groups {
             early.insert(group.group.index, group);
             while let Some(TokenizedGroup { group, tokens }) = early.remove(&next) {
                 timed(&self.stages.write, || self.pack_group(group, &tokens, packer, progress))?;
                 next += 1;
+                room.packed(next);
                 permits.recv().context("a permit was lost; this is a bug")?;
             }
             let first = packer.first_entry();

@@ -8,11 +8,9 @@ use crate::shards;
 use crate::source::Entry;
 use anyhow::{Context, Result, anyhow, ensure};
 use beit_shards::{
-    PAYLOAD_JPEG, PAYLOAD_RGB, Record, Salvage, Salvaged, SampleId, SetSpec, ShardInfo, ShardWriter,
-    ViewTokens, shard_file_name,
+    Record, Salvage, Salvaged, SampleId, SetSpec, ShardInfo, ShardWriter, ViewTokens, shard_file_name,
 };
 use beit_tokenizer::Tokenizer;
-use beit_views::PayloadKind;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
@@ -180,11 +178,8 @@ impl Again<'_> {
             }
         };
         self.suspects.push(entry.path.clone());
-        let Prepared { width, height, kind, payload, greys } = prepared;
-        let kind = match kind {
-            PayloadKind::Jpeg => PAYLOAD_JPEG,
-            PayloadKind::Rgb => PAYLOAD_RGB,
-        };
+        let payload_kind = prepared.payload_kind();
+        let Prepared { width, height, payload, greys, .. } = prepared;
         let mut views = Vec::with_capacity(greys.len());
         for (k, grey) in (0..).zip(greys) {
             let kept = match found {
@@ -211,7 +206,7 @@ impl Again<'_> {
             path: &entry.path,
             width,
             height,
-            payload_kind: kind,
+            payload_kind,
             payload: kept.as_deref().unwrap_or(&payload),
             views: &views,
         })?;

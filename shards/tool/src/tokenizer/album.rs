@@ -1,6 +1,8 @@
 //! The images that a tokenizer is trained on or looked at with: listed, and kept decoded when they are small.
 
-use anyhow::{Context, Result, ensure};
+use crate::fetch::fetch;
+use crate::source::Place;
+use anyhow::{Context, Result, anyhow, ensure};
 use beit_views::{Limits, RgbImage};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -76,8 +78,8 @@ impl Album {
             return None;
         }
         let file = &self.files[number];
-        let decoded = std::fs::read(file)
-            .map_err(anyhow::Error::from)
+        let decoded = fetch(&mut Place::File(file.clone()), &self.limits)
+            .map_err(|refusal| anyhow!(refusal.detail))
             .and_then(|bytes| Ok(beit_views::decode(&bytes, &self.limits)?));
         match decoded {
             Err(error) => {

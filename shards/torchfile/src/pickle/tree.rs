@@ -159,7 +159,7 @@ impl Resolver<'_> {
 
     fn tensor(&self, node: &TensorNode) -> Result<Tensor> {
         let entry = &self.graph.storages[node.storage.entry];
-        let fail = |source| Error::Tensor { path: self.path.to_owned(), key: entry.key.clone(), source };
+        let fail = |cause| Error::Tensor { path: self.path.to_owned(), key: entry.key.clone(), cause };
         let storage = self.stretch(&node.storage).map_err(fail)?;
         let stored = storage.bytes().len();
         let tensor =
