@@ -4,7 +4,8 @@
 #   scripts/fuzz.sh                        every target of every room
 #   scripts/fuzz.sh shards/format          every target of one room
 #   scripts/fuzz.sh shards/format shard    one target
-# Committed inputs lie in ROOM/fuzz/corpus/TARGET; what is found beyond them is kept in ROOM/fuzz/grown/TARGET.
+# Committed inputs lie in ROOM/fuzz/corpus/TARGET, and those of longer runs in ROOM/fuzz/corpus/TARGET.tar.gz; what is
+# found beyond them is kept in ROOM/fuzz/grown/TARGET. To commit it: TARGET -merge=1 NEW corpus/TARGET grown/TARGET.
 # A finding ends the run with its file under ROOM/fuzz/artifacts/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,6 +30,9 @@ for room in "${rooms[@]}"; do
     cargo build -q --release --manifest-path "$fuzz/Cargo.toml" --target $triple --bins
   for target in "${targets[@]}"; do
     mkdir -p "$fuzz/corpus/$target" "$fuzz/grown/$target" "$fuzz/artifacts/$target"
+    if [ -f "$fuzz/corpus/$target.tar.gz" ] && [ -z "$(ls -A "$fuzz/grown/$target")" ]; then
+      tar -xzf "$fuzz/corpus/$target.tar.gz" -C "$fuzz/grown/$target"
+    fi
     echo "== $room: $target, $seconds s"
     log=$fuzz/artifacts/$target.log
     if ! "$target_dir/$triple/release/$target" -max_total_time="$seconds" -print_final_stats=1 -rss_limit_mb=2048 \

@@ -82,6 +82,11 @@ impl Batch<'_> {
         self.full.pixels()
     }
 
+    /// The views that tokens are to be made from, `[B, T, T, 3]`; empty unless [`fresh_views`](crate::Options::fresh_views).
+    pub fn token_pixels(&self) -> &[u8] {
+        self.full.token_pixels()
+    }
+
     /// The token of each patch: `[B, N]`, row-major over the grid, each below the tokenizer's vocabulary.
     pub fn tokens(&self) -> &[u16] {
         self.full.tokens()

@@ -50,7 +50,12 @@ impl Loader {
             first_step: options.first_step,
         };
         let side = options.view_px as usize;
-        let size = SampleSize { pixels: side * side * 3, patches: options.grid.len() };
+        let token_side = if options.fresh_views { spec.token_px as usize } else { 0 };
+        let size = SampleSize {
+            pixels: side * side * 3,
+            token_pixels: token_side * token_side * 3,
+            patches: options.grid.len(),
+        };
         let Some((slots, consumers)) = Slots::new(shape, size) else {
             let slot_bytes = size.slot_bytes(shape.batch);
             return Err(LoaderError::Memory { ranks, slots: options.slots, slot_bytes });

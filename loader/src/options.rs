@@ -52,6 +52,9 @@ pub struct Options {
     /// blocks that this loader serves alone, whole windows are fetched one window ahead, in the order in which they
     /// are stored, and this is for the first window only.
     pub read_ahead: u32,
+    /// Every epoch shows a new view of each sample instead of the stored ones, and batches have its token view's pixels,
+    /// since no tokens are stored for it. The whole image is decoded for it: slow, and for comparison with the reference.
+    pub fresh_views: bool,
     /// Told of each corrupt record, once.
     pub on_corrupt: Option<OnCorrupt>,
 }
@@ -79,6 +82,7 @@ impl Options {
             stats: None,
             shuffle: Shuffle::Full,
             read_ahead: 64,
+            fresh_views: false,
             on_corrupt: None,
         }
     }
@@ -183,6 +187,7 @@ impl fmt::Debug for Options {
             .field("max_corrupt", &self.max_corrupt)
             .field("shuffle", &self.shuffle)
             .field("read_ahead", &self.read_ahead)
+            .field("fresh_views", &self.fresh_views)
             .finish_non_exhaustive()
     }
 }

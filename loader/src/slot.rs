@@ -13,6 +13,8 @@ use std::cell::UnsafeCell;
 pub(crate) struct SampleSize {
     /// `S * S * 3`
     pub pixels: usize,
+    /// The same of the token view; 0 where tokens come from the shards.
+    pub token_pixels: usize,
     /// Patches, `N`.
     pub patches: usize,
 }
@@ -20,7 +22,9 @@ pub(crate) struct SampleSize {
 impl SampleSize {
     /// Bytes of a slot of `batch` samples.
     pub fn slot_bytes(&self, batch: u64) -> u64 {
-        batch.saturating_mul((self.pixels + self.patches * (2 + 1) + size_of::<SampleId>()) as u64)
+        batch.saturating_mul(
+            (self.pixels + self.token_pixels + self.patches * (2 + 1) + size_of::<SampleId>()) as u64,
+        )
     }
 }
 
@@ -34,6 +38,7 @@ pub(crate) struct Slots {
 
 struct SlotData {
     pixels: Shared<u8>,
+    token_pixels: Shared<u8>,
     tokens: Shared<u16>,
     mask: Shared<u8>,
     ids: Shared<SampleId>,
@@ -43,6 +48,8 @@ struct SlotData {
 pub(crate) struct SampleMut<'a> {
     /// `[S, S, 3]`
     pub pixels: &'a mut [u8],
+    /// The token view, or nothing.
+    pub token_pixels: &'a mut [u8],
     /// `[N]`
     pub tokens: &'a mut [u16],
     /// `[N]`
@@ -109,6 +116,7 @@ impl Slots {
         let slot = || {
             Some(SlotData {
                 pixels: Shared::new(batch.checked_mul(size.pixels)?)?,
+                token_pixels: Shared::new(batch.checked_mul(size.token_pixels)?)?,
                 tokens: Shared::new(batch.checked_mul(size.patches)?)?,
                 mask: Shared::new(batch.checked_mul(size.patches)?)?,
                 ids: Shared::new(batch)?,
@@ -140,6 +148,7 @@ impl Slots {
         unsafe {
             SampleMut {
                 pixels: data.pixels.part_mut(place, self.size.pixels),
+                token_pixels: data.token_pixels.part_mut(place, self.size.token_pixels),
                 tokens: data.tokens.part_mut(place, self.size.patches),
                 mask: data.mask.part_mut(place, self.size.patches),
                 id: &mut data.ids.part_mut(place, 1)[0],
@@ -213,6 +222,12 @@ impl Full<'_> {
         unsafe { self.data().pixels.whole() }
     }
 
+    /// The token views, or nothing.
+    pub fn token_pixels(&self) -> &[u8] {
+        // SAFETY: see `data`.
+        unsafe { self.data().token_pixels.whole() }
+    }
+
     /// `[B, N]`
     pub fn tokens(&self) -> &[u16] {
         // SAFETY: see `data`.
@@ -254,7 +269,8 @@ mod tests {
     fn workers_write_their_places_and_the_consumer_reads_whole_batches() {
         let (ranks, steps) = (2, 5);
         let shape = Shape { ranks, slots: 2, batch: 3, first_step: 4 };
-        let (slots, consumers) = Slots::new(shape, SampleSize { pixels: 6, patches: 4 }).unwrap();
+        let (slots, consumers) =
+            Slots::new(shape, SampleSize { pixels: 6, token_pixels: 2, patches: 4 }).unwrap();
         let slots = &slots;
         std::thread::scope(|scope| {
             for _ in 0..2 {
@@ -266,6 +282,7 @@ mod tests {
                                     (claim.step * 10 + claim.sample as u64) as u8 + claim.rank as u8 * 100;
                                 let sample = slots.sample_mut(&mut claim);
                                 sample.pixels.fill(value);
+                                sample.token_pixels.fill(value + 1);
                                 sample.tokens.fill(value.into());
                                 sample.mask.fill(value % 2);
                                 *sample.id = SampleId(value.into());
@@ -285,6 +302,7 @@ mod tests {
                         for sample in 0..3 {
                             let value = (step * 10 + sample as u64) as u8 + full.rank() as u8 * 100;
                             assert!(full.pixels()[sample * 6..][..6].iter().all(|&pixel| pixel == value));
+                            assert_eq!(full.token_pixels()[sample * 2..][..2], [value + 1; 2]);
                             assert!(
                                 full.tokens()[sample * 4..][..4].iter().all(|&token| token == value.into())
                             );
@@ -301,6 +319,6 @@ mod tests {
     #[test]
     fn slots_beyond_memory_are_refused() {
         let shape = Shape { ranks: 1, slots: 2, batch: u64::MAX / 4, first_step: 0 };
-        assert!(Slots::new(shape, SampleSize { pixels: 8, patches: 4 }).is_none());
+        assert!(Slots::new(shape, SampleSize { pixels: 8, token_pixels: 0, patches: 4 }).is_none());
     }
 }

@@ -8,7 +8,10 @@ use crate::ring::{Claim, Claimed};
 use crate::slot::SampleMut;
 use crate::stats::Tally;
 use beit_shards::{PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf};
-use beit_views::{Payload, PayloadKind, Purpose, Renderer, SeedKey, StageTimes, View, draw_mask};
+use beit_views::{
+    DecodeError, Limits, Payload, PayloadKind, Purpose, Renderer, RgbImage, SeedKey, StageTimes, View,
+    contrast_grey, decode, draw_mask,
+};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -155,26 +158,34 @@ impl<'a> Worker<'a> {
         }
 
         let seed = self.shared.options.shards.spec().seed;
-        let key = SeedKey::view(seed, record.id.0, placed.view);
-        let view = View::draw(spec, width, height, key);
         // Epochs beyond 2^32 would need more samples than a position can count.
         let index = placed.epoch as u32;
+        let k = if options.fresh_views { index } else { placed.view };
+        let view = View::draw(spec, width, height, SeedKey::view(seed, record.id.0, k));
         let key = SeedKey { seed: options.seed, stream: record.id.0, index, purpose: Purpose::Mask };
         draw_mask(options.grid, &options.mask, key, out.mask);
         tally.mask_ns += nanoseconds(was_read, Instant::now());
 
         let mut times = StageTimes::default();
         let payload = Payload { kind, width, height, bytes: record.payload };
-        let px = options.view_px;
-        let rendered = self.renderer.render_payload(
-            payload,
-            &view,
-            record.grey,
-            px,
-            options.interpolation,
-            out.pixels,
-            &mut times,
-        );
+        let (px, interpolation) = (options.view_px, options.interpolation);
+        let rendered = match options.fresh_views {
+            false => self.renderer.render_payload(
+                payload,
+                &view,
+                record.grey,
+                px,
+                interpolation,
+                out.pixels,
+                &mut times,
+            ),
+            true => whole(payload).map(|image| {
+                let grey = contrast_grey(&image, &view.jitter);
+                self.renderer.render_image(&image, &view, grey, px, interpolation, out.pixels);
+                let (px, interpolation) = (spec.token_px, spec.token_interpolation);
+                self.renderer.render_image(&image, &view, grey, px, interpolation, out.token_pixels);
+            }),
+        };
         if !record.is_intact() {
             // The file shrank while its pixels were decoded, whatever came of that: this time the read itself will tell.
             return self.load(sample, placed, out);
@@ -214,6 +225,22 @@ impl<'a> Worker<'a> {
         self.cpu_ns = now;
         self.tally.flush(&self.shared.stats);
     }
+}
+
+/// All of an image.
+fn whole(payload: Payload<'_>) -> Result<RgbImage, DecodeError> {
+    let Payload { kind, width, height, bytes } = payload;
+    let image = match kind {
+        PayloadKind::Jpeg => decode(bytes, &Limits::default())?,
+        PayloadKind::Rgb => RgbImage { width, height, pixels: bytes.to_vec() },
+    };
+    let pixels = u128::from(width) * u128::from(height) * 3;
+    if (image.width, image.height) != (width, height) || image.pixels.len() as u128 != pixels {
+        return Err(DecodeError::Corrupt {
+            detail: "payload: its size is not what its record says".to_owned(),
+        });
+    }
+    Ok(image)
 }
 
 /// Processor time of this thread.

@@ -10,5 +10,6 @@ mod daemon;
 mod house;
 mod integrity;
 mod learning;
+mod online;
 mod sources;
 mod watch;

@@ -58,7 +58,7 @@ pub fn write(plan: &Plan, steps: Range<u64>, out: &Path) -> Result<Written, Trai
         for batches in &mut ranks {
             let rank = batches.rank();
             let batch = batches.next().map_err(data)?;
-            written.bytes += one(&feed, rank, &batch, out)?;
+            written.bytes += one(&feed, plan.recipe.update_freq, rank, &batch, out)?;
             written.files += 1;
         }
     }
@@ -67,12 +67,14 @@ pub fn write(plan: &Plan, steps: Range<u64>, out: &Path) -> Result<Written, Trai
     Ok(written)
 }
 
-fn one(feed: &Feed, rank: u32, batch: &Batch<'_>, out: &Path) -> Result<u64, TrainError> {
-    let input = feed.take(batch, 0, 1)?;
+fn one(feed: &Feed, parts: u32, rank: u32, batch: &Batch<'_>, out: &Path) -> Result<u64, TrainError> {
     let samples = batch.ids().len();
+    let tokens =
+        (0..parts).map(|part| feed.tokens(batch, part, parts)).collect::<Result<Vec<_>, _>>()?.concat();
+    let input = feed.input(feed.pixels(batch.pixels())?, &tokens, batch.mask(), samples)?;
     let patches = batch.mask().len() / samples;
     let pixels: Vec<usize> = input.pixels.size().into_iter().map(|side| side as usize).collect();
-    let tokens = batch.tokens().iter().flat_map(|token| i64::from(*token).to_le_bytes()).collect();
+    let tokens = tokens.iter().flat_map(|token| i64::from(*token).to_le_bytes()).collect();
     let ids = batch.ids().iter().flat_map(|id| id.0.to_le_bytes()).collect();
     let tensors = [
         ("pixels", tensor(Dtype::F32, &pixels, bytes(&input.pixels)?)?),

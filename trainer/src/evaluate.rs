@@ -96,6 +96,7 @@ pub fn evaluate(ask: &EvaluateAsk) -> Result<Report, TrainError> {
     recipe.warmup_steps = 1;
     recipe.order = "shuffle".into(); // some of the samples are a fair choice then
     recipe.second_input_size = None;
+    recipe.tokens = "shard".into();
     if ask.shuffle_pixels && recipe.batch_size < 2 {
         return Err(TrainError::Plan("another image's pixels need at least two samples in a batch".into()));
     }

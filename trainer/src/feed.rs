@@ -1,11 +1,14 @@
 //! A batch's bytes become tensors on a rank's device.
 
+use std::borrow::Cow;
+
 use beit_loader::Batch;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{TrainError, torch};
 use crate::loss::labels;
 use crate::model::Hidden;
+use crate::online::Online;
 use crate::plan::Plan;
 
 /// Mean and standard deviation of the reference's two normalisations, over pixels in 0..1.
@@ -28,6 +31,7 @@ pub(crate) struct Input {
 pub(crate) struct Feed {
     device: Device,
     px: i64,
+    online: Option<Online>,
     mean: Tensor, // [3]
     std: Tensor,  // [3]
 }
@@ -40,14 +44,32 @@ impl Feed {
                 .and_then(|values| values.f_to_device(device))
                 .map_err(torch("sending the normalisation"))
         };
-        Ok(Feed { device, px: plan.model.image_px.into(), mean: send(mean)?, std: send(std)? })
+        let online = Online::open(plan, device)?;
+        Ok(Feed { device, px: plan.model.image_px.into(), online, mean: send(mean)?, std: send(std)? })
     }
 
     /// Micro-batch `part` of the `parts` equal ones of a batch.
     pub(crate) fn take(&self, batch: &Batch<'_>, part: u32, parts: u32) -> Result<Input, TrainError> {
         let pixels = self.pixels(share(batch.pixels(), part, parts))?;
         let samples = share(batch.ids(), part, parts).len();
-        self.input(pixels, share(batch.tokens(), part, parts), share(batch.mask(), part, parts), samples)
+        let tokens = self.tokens(batch, part, parts)?;
+        self.input(pixels, &tokens, share(batch.mask(), part, parts), samples)
+    }
+
+    /// The tokens of such a micro-batch, `[B, N]`: the shards', or made now.
+    pub(crate) fn tokens<'a>(
+        &self,
+        batch: &'a Batch<'_>,
+        part: u32,
+        parts: u32,
+    ) -> Result<Cow<'a, [u16]>, TrainError> {
+        match &self.online {
+            None => Ok(Cow::Borrowed(share(batch.tokens(), part, parts))),
+            Some(online) => {
+                let samples = share(batch.ids(), part, parts).len();
+                online.tokens(share(batch.token_pixels(), part, parts), samples).map(Cow::Owned)
+            }
+        }
     }
 
     /// Pixels on the device together with the rest of `samples` samples.

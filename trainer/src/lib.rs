@@ -17,6 +17,7 @@ mod generation;
 mod lock;
 mod log;
 pub mod measure;
+mod online;
 pub mod run;
 pub mod stats;
 mod step;

@@ -87,6 +87,10 @@ pub fn measure_step(
         let ranks = plan.world.size;
         return Err(TrainError::Plan(format!("a step alone is measured on one rank, not on {ranks}")));
     }
+    if plan.recipe.online() {
+        let why = "a step alone is measured without the tokenizer: set tokens = \"shard\"";
+        return Err(TrainError::Plan(why.to_owned()));
+    }
     plan.device.open(1)?;
     beit_torch::set_threads(plan.threads_per_rank).map_err(torch("setting threads"))?;
     let timeout = std::time::Duration::from_secs(plan.recipe.collective_timeout_s);

@@ -237,6 +237,7 @@ impl Plan {
             max_corrupt: self.recipe.max_corrupt_samples,
             shuffle: self.recipe.shuffle(),
             read_ahead: self.recipe.read_ahead,
+            fresh_views: self.recipe.online(),
             on_corrupt: Some(Arc::new(|record| tracing::warn!(%record, "A corrupt record is replaced."))),
             ..beit_loader::Options::new(shards)
         }
@@ -285,6 +286,10 @@ impl Plan {
             .get("recipe")
             .and_then(|recipe| serde_json::from_value::<Recipe>(recipe.clone()).ok())
             .map_or(Shuffle::Full, |recipe| recipe.shuffle());
+        let saved_tokens =
+            saved.pointer("/recipe/tokens").and_then(|tokens| tokens.as_str()).unwrap_or("shard");
+        let tokens = (saved_tokens != self.recipe.tokens)
+            .then(|| format!("tokens was {saved_tokens}, now {}", self.recipe.tokens));
         let order = (saved_order != self.recipe.shuffle())
             .then(|| format!("order was {saved_order}, now {}", self.recipe.shuffle()));
         KEPT.iter()
@@ -295,6 +300,7 @@ impl Plan {
                 _ => None,
             })
             .chain(order)
+            .chain(tokens)
             .collect()
     }
 
@@ -414,7 +420,8 @@ impl fmt::Display for Plan {
         writeln!(f, "reading      {}; {} samples ahead", self.reading(), recipe.read_ahead)?;
         writeln!(
             f,
-            "tokens       {rows}x{cols} of {} from {} px views, tokenizer {} (digest {})",
+            "tokens       {}, {rows}x{cols} of {} from {} px views, tokenizer {} (digest {})",
+            if recipe.online() { "made in the step from fresh views" } else { "from the shards" },
             data.vocab,
             data.token_px,
             data.tokenizer,

@@ -29,7 +29,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("device", "the device is asked for on the command line: --device cpu, --gpus N"),
     ("disable_rel_pos_bias", "write rel_pos_bias = false"),
     ("discrete_vae_type", "tokens are made when shards are built: beit-shard build --tokenizer"),
-    ("discrete_vae_weight_path", "tokens are made when shards are built: beit-shard build --tokenizer"),
     ("dist_on_itp", "ranks come from RANK and WORLD_SIZE, or from --ranks and --gpus"),
     ("dist_url", "ranks come from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"),
     ("local_rank", "ranks come from RANK and WORLD_SIZE, or from --ranks and --gpus"),
@@ -135,6 +134,10 @@ keys! {
     input_size: u32 = 224, "1 to 4096", |v| (1..=4096).contains(v);
     /// Side of the token view in pixels, which the shards fix; none: whatever they have.
     second_input_size: Option<u32> = None, "1 to 4096", |v| v.is_none_or(|v| (1..=4096).contains(&v));
+    /// Where tokens come from: shard, or online: fresh views every epoch and the tokenizer in the step, as in the reference.
+    tokens: String = "shard".into(), "shard or online", |v| ["shard", "online"].contains(&v.as_str());
+    /// Tokenizer of tokens online: a file, a folder, or embedded; none: as `beit-shard build` looks for one.
+    discrete_vae_weight_path: Option<String> = None, "", |_| true;
     /// Largest drop-path rate; it rises from 0 with depth.
     drop_path: f64 = 0.1, "0 or more, below 1", |v| (0.0..1.0).contains(v);
     /// The optimizer.
@@ -272,6 +275,11 @@ impl Recipe {
     /// In which kind matrix products run.
     pub fn amp(&self) -> Amp {
         Amp::named(&self.amp).unwrap_or(Amp::Off)
+    }
+
+    /// Whether tokens are made in the step.
+    pub fn online(&self) -> bool {
+        self.tokens == "online"
     }
 
     /// Samples per rank and optimizer step.

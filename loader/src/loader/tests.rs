@@ -642,3 +642,43 @@ fn counters_go_on_in_a_second_loader() {
     let Some(rank) = stats.ranks.first() else { panic!("no rank") };
     assert!(rank.depth() <= 3, "what the first loader had ready is forgotten: {}", rank.depth());
 }
+
+#[test]
+fn fresh_views_are_the_stored_ones_first_and_go_on_after_them() {
+    let set = TestSet::of(11, 3).open();
+    let views = u64::from(set.spec().views);
+    let samples = set.len();
+    let options = Options { batch_size: 1, slots: 4, ..options(set.clone()) };
+    let mut fresh = Loader::start(Options { fresh_views: true, ..options.clone() }).unwrap();
+    let mut stored = Loader::start(options).unwrap();
+    let (mut fresh, mut stored) = (fresh.take_rank(0), stored.take_rank(0));
+    let spec: ViewSpec = set.spec().view_spec.parse().unwrap();
+    let (mut buf, mut renderer) = (ReadBuf::new(), Renderer::new());
+    let order = Order::shuffled(5, samples, set.spec().views, Shuffle::Full);
+    let mut differ = 0;
+    for position in 0..samples * (views + 1) {
+        let (fresh, stored) = (fresh.next().unwrap(), stored.next().unwrap());
+        assert_eq!(
+            (fresh.ids(), fresh.mask(), stored.token_pixels()),
+            (stored.ids(), stored.mask(), &[][..])
+        );
+        match position < samples * views {
+            true => assert!(fresh.pixels() == stored.pixels(), "position {position}"),
+            false => differ += u64::from(fresh.pixels() != stored.pixels()),
+        }
+        // The token view shows what the patch view shows.
+        let placed = order.at(position);
+        let record = set.read(placed.sample, placed.view, &mut buf).unwrap();
+        let key = SeedKey::view(SEED, record.id.0, placed.epoch as u32);
+        let view = View::draw(&spec, record.width, record.height, key);
+        let grey = if placed.epoch < views { record.grey } else { continue };
+        let kind = if record.payload_kind == PAYLOAD_RGB { PayloadKind::Rgb } else { PayloadKind::Jpeg };
+        let payload = Payload { kind, width: record.width, height: record.height, bytes: record.payload };
+        let mut expected = vec![0; (spec.token_px * spec.token_px * 3) as usize];
+        let mut times = StageTimes::default();
+        let (px, filter) = (spec.token_px, spec.token_interpolation);
+        renderer.render_payload(payload, &view, grey, px, filter, &mut expected, &mut times).unwrap();
+        assert!(fresh.token_pixels() == expected, "position {position}");
+    }
+    assert!(differ > samples / 2, "{differ} of {samples} views of epoch {views} differ from the stored ones");
+}
