@@ -1,4 +1,6 @@
-//! `doctor`: measures what limits a run. For now the loader alone; the step, and both together, come with it.
+//! `doctor`: measures what limits a run. For now the loader alone, or the step alone; both together come with it.
+
+mod step;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -39,6 +41,11 @@ pub struct DoctorArgs {
     /// Measure the loader alone: no model, no device
     #[arg(long)]
     pub loader_only: bool,
+    /// Measure the step alone, on one batch that is used again and again: no loader
+    #[arg(long, conflicts_with = "loader_only")]
+    pub step_only: bool,
+    #[command(flatten)]
+    pub step: step::StepArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -49,7 +56,13 @@ pub struct DoctorArgs {
 /// # Errors
 /// The shards cannot be read; the time is no time.
 pub fn run(args: &DoctorArgs) -> Result<()> {
-    ensure!(args.loader_only, "doctor measures the loader alone in this version: add --loader-only");
+    if args.step_only {
+        return step::run(&args.step, args.shards.as_deref(), args.json);
+    }
+    ensure!(
+        args.loader_only,
+        "doctor measures the loader alone or the step alone in this version: add --loader-only or --step-only"
+    );
     ensure!(
         args.seconds > 0.0 && args.seconds <= 3600.0,
         "--seconds {} is no useful time; between 1 and 3600 is",

@@ -41,7 +41,8 @@ Examples:
   beit-daemon start --recipe my.toml --set lr=1e-3 --run runs/lr1e-3 --listen 127.0.0.1:0 --detach
   beit-daemon status --json
   beit-daemon stop
-  beit-daemon doctor --shards photos.shards --seconds 10 --loader-only";
+  beit-daemon doctor --shards photos.shards --seconds 10 --loader-only
+  beit-daemon doctor --step-only --recipe pretrain-base-22k --set batch_size=8";
 
 /// Trains a BEiT from shards, watches over it, and shows how it goes.
 #[derive(Parser)]

@@ -46,9 +46,11 @@ pub struct Metrics {
     progress: Gauge,
     eta: Gauge,
     samples_rate: Gauge,
+    mfu: Gauge,
     last_step: Gauge,
     steps: Counter,
     samples: Counter,
+    flops: Counter,
     data_wait: CounterVec,
     queue_depth: GaugeVec,
     loaded: Counter,
@@ -106,6 +108,10 @@ impl Metrics {
                 "beit_trainer_samples_per_second",
                 "Samples trained on per second over the last 20 s, over all ranks.",
             )?,
+            mfu: book.gauge(
+                "beit_trainer_mfu_ratio",
+                "Model FLOPs utilisation: what the model needs as a share of what the devices can do; 0: their peak is not known.",
+            )?,
             last_step: book.gauge(
                 "beit_trainer_last_step_timestamp_seconds",
                 "When the last step ended, seconds since 1970.",
@@ -117,6 +123,10 @@ impl Metrics {
             samples: book.counter(
                 "beit_trainer_samples_total",
                 "Samples trained on since the daemon started, over all ranks.",
+            )?,
+            flops: book.counter(
+                "beit_trainer_flops_total",
+                "Floating-point operations of the model's forward and backward passes since the daemon started, over all ranks.",
             )?,
             data_wait: book.counters(
                 "beit_trainer_data_wait_seconds_total",
@@ -231,6 +241,7 @@ impl Metrics {
     pub fn worker_gone(&self) {
         self.worker_up.set(0.0);
         self.samples_rate.set(0.0);
+        self.mfu.set(0.0);
         self.eta.set(0.0);
     }
 
@@ -268,6 +279,7 @@ impl Metrics {
         self.progress.set(if target > 0.0 { sample.step as f64 / target } else { 0.0 });
         self.samples_rate.set(samples_per_second);
         self.eta.set(eta_seconds.unwrap_or(0.0));
+        self.mfu.set(sample.mfu.unwrap_or(0.0));
         if let Some(at) = sample.last_step_at {
             self.epoch.set(sample.epoch as f64);
             self.loss.set(sample.loss);
@@ -278,6 +290,7 @@ impl Metrics {
         }
         self.raise("steps", &self.steps, sample.steps_done as f64);
         self.raise("samples", &self.samples, sample.samples as f64);
+        self.raise("flops", &self.flops, sample.flops);
         for rank in &sample.ranks {
             let label = [rank.rank.to_string()];
             self.queue_depth.with_label_values(&label).set(rank.queue_depth as f64);
@@ -380,6 +393,8 @@ mod tests {
     fn sample(samples: u64, wait: f64) -> Sample {
         Sample {
             samples,
+            flops: samples as f64 * 2e9,
+            mfu: Some(0.25),
             ranks: vec![RankSample {
                 rank: 1,
                 data_wait_seconds: wait,
@@ -402,6 +417,8 @@ mod tests {
         metrics.worker_started();
         metrics.sample(&sample(32, 0.25), 1.0, None);
         check(&metrics, "beit_trainer_samples_total 160");
+        check(&metrics, "beit_trainer_flops_total 320000000000");
+        check(&metrics, "beit_trainer_mfu_ratio 0.25");
         check(&metrics, "beit_trainer_data_wait_seconds_total{rank=\"1\"} 1");
         check(&metrics, "beit_trainer_data_wait_seconds_total{rank=\"0\"} 0");
         check(&metrics, "beit_loader_queue_depth_batches{rank=\"1\"} 3");

@@ -100,6 +100,10 @@ pub struct Sample {
     pub steps_done: u64,
     /// Samples trained on by this worker, over its ranks.
     pub samples: u64,
+    /// Floating-point operations of those steps, over all ranks of the run.
+    pub flops: f64,
+    /// Model FLOPs utilisation, 0 to 1; `None` when the devices' peak is not known.
+    pub mfu: Option<f64>,
     /// When the last step ended, seconds since 1970; `None` before the first.
     pub last_step_at: Option<f64>,
     /// One entry for each rank of this process.

@@ -194,6 +194,8 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
         grad_norm: stats.grad_norm.get(),
         steps_done,
         samples: steps_done * plan.global_batch,
+        flops: steps_done as f64 * plan.flops_per_step(),
+        mfu: Some(stats.mfu.get()).filter(|mfu| mfu.is_finite()),
         last_step_at: watch.look(steps_done),
         ranks: stats
             .ranks

@@ -15,6 +15,7 @@ Examples:
   beit-train train --shards photos.shards --recipe pretrain-tiny-cpu --set lr=5e-4 --steps 50
   beit-train plan --shards photos.shards --recipe pretrain-base-22k
   beit-train evaluate --run runs/pretrain-tiny-cpu --shards held-out.shards --shuffle-pixels --json
+  beit-train batches --shards photos.shards --recipe pretrain-tiny-cpu --ranks 2 --to 3 --out batches
   beit-train recipes --keys
   torchrun --no-python --nproc-per-node 2 beit-train train --shards photos.shards --recipe pretrain-tiny-cpu
 
@@ -45,6 +46,20 @@ pub enum Command {
         /// As JSON, with every key of the recipe.
         #[arg(long)]
         json: bool,
+    },
+    /// Write the very batches that ranks would see, to compare implementations: pixels, masks, labels, sample ids.
+    Batches {
+        #[command(flatten)]
+        plan: PlanArgs,
+        /// The first step, counted from 0.
+        #[arg(long, value_name = "STEP", default_value_t = 0)]
+        from: u64,
+        /// The step to end before.
+        #[arg(long, value_name = "STEP")]
+        to: u64,
+        /// The folder to write plan.json and one safetensors file per step and rank into.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
     },
     /// Measure a checkpoint on held-out shards.
     Evaluate {

@@ -1,5 +1,7 @@
 //! A batch's bytes become tensors on a rank's device.
 
+use std::borrow::Cow;
+
 use beit_loader::Batch;
 use tch::{Device, Kind, Tensor};
 
@@ -50,15 +52,24 @@ impl Feed {
     pub(crate) fn take(&self, batch: &Batch<'_>, part: u32, parts: u32) -> Result<Input, TrainError> {
         let pixels = self.pixels(share(batch.pixels(), part, parts))?;
         let samples = share(batch.ids(), part, parts).len();
-        let made;
-        let tokens = match &self.online {
-            None => share(batch.tokens(), part, parts),
+        let tokens = self.tokens(batch, part, parts)?;
+        self.input(pixels, &tokens, share(batch.mask(), part, parts), samples)
+    }
+
+    /// The tokens of such a micro-batch, `[B, N]`: the shards', or made now.
+    pub(crate) fn tokens<'a>(
+        &self,
+        batch: &'a Batch<'_>,
+        part: u32,
+        parts: u32,
+    ) -> Result<Cow<'a, [u16]>, TrainError> {
+        match &self.online {
+            None => Ok(Cow::Borrowed(share(batch.tokens(), part, parts))),
             Some(online) => {
-                made = online.tokens(share(batch.token_pixels(), part, parts), samples)?;
-                &made
+                let samples = share(batch.ids(), part, parts).len();
+                online.tokens(share(batch.token_pixels(), part, parts), samples).map(Cow::Owned)
             }
-        };
-        self.input(pixels, tokens, share(batch.mask(), part, parts), samples)
+        }
     }
 
     /// Pixels on the device together with the rest of `samples` samples.

@@ -8,6 +8,7 @@ pub mod plan;
 pub mod ranks;
 pub mod recipe;
 
+pub mod batches;
 pub mod checkpoint;
 pub mod control;
 pub mod evaluate;
@@ -15,10 +16,12 @@ mod feed;
 mod generation;
 mod lock;
 mod log;
+pub mod measure;
 mod online;
 pub mod run;
 pub mod stats;
 mod step;
+mod utilization;
 
 pub mod amp;
 pub mod drop_path;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use beit_trainer::batches;
 use beit_trainer::control::Control;
 use beit_trainer::device::Device;
 use beit_trainer::error::TrainError;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Train { plan, json } => train(plan, json),
         Command::Plan { plan, json } => show(plan, json),
+        Command::Batches { plan, from, to, out } => write_batches(plan, from..to, &out),
         Command::Evaluate { run, checkpoint, shards, samples, batch_size, shuffle_pixels, json } => {
             let checkpoint = checkpoint.or(run).unwrap_or_default(); // clap sees to it that one is given
             report(&EvaluateAsk { checkpoint, shards, samples, batch_size, shuffle_pixels }, json)
@@ -95,6 +97,19 @@ fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
         begun.elapsed().as_secs_f64(),
         outcome.checkpoint.as_ref().map_or("none".into(), |path| path.display().to_string())
     );
+    let data_wait = stats.data_wait_ratio();
+    let mfu = Some(stats.mfu.get()).filter(|mfu| mfu.is_finite());
+    if let Some(waited) = data_wait {
+        let first = stats.first_wait_ns.load(Relaxed) as f64 / 1e9 / stats.ranks.len().max(1) as f64;
+        let share =
+            mfu.map_or(String::new(), |mfu| format!(", {:.1} % of what the devices can", 100.0 * mfu));
+        let rate = stats.flops_per_step.get() * stats.samples_per_s.get() / plan.global_batch as f64;
+        eprintln!(
+            "waited for data {:.2} % of the time, {first:.2} s for the first batch; {:.4} TFLOP/s{share}",
+            100.0 * waited,
+            rate / 1e12
+        );
+    }
     if json {
         println!(
             "{}",
@@ -107,6 +122,9 @@ fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
                 "loss": stats.loss.get(),
                 "mlm_acc": stats.mlm_acc.get(),
                 "samples_per_s": stats.samples_per_s.get(),
+                "data_wait_ratio": data_wait,
+                "flops_per_step": stats.flops_per_step.get(),
+                "mfu": mfu,
                 "seconds": begun.elapsed().as_secs_f64(),
             })
         );
@@ -165,6 +183,12 @@ fn show(args: PlanArgs, json: bool) -> anyhow::Result<()> {
     } else {
         println!("{plan}");
     }
+    Ok(())
+}
+
+fn write_batches(args: PlanArgs, steps: std::ops::Range<u64>, out: &std::path::Path) -> anyhow::Result<()> {
+    let written = batches::write(&resolve(args)?, steps, out)?;
+    println!("{} batches in {}, {:.1} MB", written.files, out.display(), written.bytes as f64 / 1e6);
     Ok(())
 }
 

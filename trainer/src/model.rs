@@ -7,6 +7,7 @@ mod attention;
 mod block;
 mod config;
 mod error;
+mod flops;
 mod hidden;
 mod layers;
 mod patch_embed;

@@ -461,6 +461,7 @@ impl fmt::Display for Plan {
             "optimizer    {}, lr {} to {}, betas {} {}, weight decay {}, {clip}",
             recipe.opt, recipe.lr, recipe.min_lr, recipe.opt_betas.0, recipe.opt_betas.1, recipe.weight_decay
         )?;
+        writeln!(f, "arithmetic   {}", self.arithmetic())?;
         writeln!(
             f,
             "checkpoints  every {} steps, the last {} kept, in {}",

@@ -198,6 +198,8 @@ keys! {
     queue_batches: u32 = 3, "2 to 64", |v| (2..=64).contains(v);
     /// Unreadable records that are replaced before the run gives up.
     max_corrupt_samples: u64 = 1000, "0 or more", |_| true;
+    /// TFLOP/s that the device of a rank can do at most, for the MFU; none: what is known of the GPU here, nothing on CPUs.
+    peak_tflops: Option<f64> = None, "above 0", |v| v.is_none_or(|v| v > 0.0 && v.is_finite());
     /// Seconds a rank waits for the others in a collective before it calls the run off.
     collective_timeout_s: u64 = 600, "1 to 86400", |v| (1..=86400).contains(v);
 }

@@ -65,6 +65,8 @@ struct Shared<'a> {
     /// Where the run goes on from, in the process that leads.
     resumed: Option<PathBuf>,
     first_step: u64,
+    /// [`Plan::peak_flops_per_s`], found out once.
+    peak: Option<f64>,
     /// The first failure; those after it are its echoes.
     failure: Mutex<Option<TrainError>>,
 }
@@ -104,7 +106,8 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
     stats.step.store(first_step, Relaxed);
     stats.samples.store(first_step * plan.global_batch, Relaxed);
     let resumed_from = (first_step > 0).then_some(first_step);
-    log.event("start", json!({ "step": first_step, "plan": plan }));
+    let flops_per_step = plan.flops_per_step();
+    log.event("start", json!({ "step": first_step, "flops_per_step": flops_per_step, "plan": plan }));
     if first_step >= plan.steps {
         let checkpoint = saved.map(|saved| saved.path);
         return Ok(Outcome { step: first_step, finished: true, resumed_from, checkpoint });
@@ -116,7 +119,8 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
     }
     let resumed = saved.as_ref().map(|saved| saved.path.clone());
     let failure = Mutex::new(None);
-    let shared = Shared { plan, control, stats, log, supply, shelf, resumed, first_step, failure };
+    let peak = plan.peak_flops_per_s();
+    let shared = Shared { plan, control, stats, log, supply, shelf, resumed, first_step, peak, failure };
     let mut saved = saved; // For rank 0, which shares it with the others.
     let ends: Vec<Option<rank::End>> = std::thread::scope(|scope| {
         let ranks: Vec<_> = plan

@@ -152,6 +152,14 @@ pub struct TrainStats {
     pub rollbacks: AtomicU64,
     /// Samples per second over all ranks, smoothed over about 20 steps.
     pub samples_per_s: Gauge,
+    /// Floating-point operations of a step, over all ranks.
+    pub flops_per_step: Gauge,
+    /// Model FLOPs utilisation at `samples_per_s`, of all ranks' devices, 0 to 1; NaN: their peak is not known.
+    pub mfu: Gauge,
+    /// How long the first batch of this start was waited for, summed over the ranks of this process, in ns: the loader had nothing yet.
+    pub first_wait_ns: AtomicU64,
+    /// Time that the steps of this start took on the first rank of this process, waiting included, checkpoints not; in ns.
+    pub train_ns: AtomicU64,
     /// The ranks of this process.
     pub ranks: Vec<RankStats>,
     /// The checkpoints.
@@ -179,6 +187,10 @@ impl TrainStats {
             skipped_steps: zero(),
             rollbacks: zero(),
             samples_per_s: Gauge::new(0.0),
+            flops_per_step: Gauge::new(0.0),
+            mfu: Gauge::new(f64::NAN),
+            first_wait_ns: zero(),
+            train_ns: zero(),
             ranks: ranks
                 .map(|rank| RankStats {
                     rank,
@@ -199,6 +211,16 @@ impl TrainStats {
             },
             loader: OnceLock::new(),
         }
+    }
+
+    /// The share of their time that the ranks of this process have stood waiting for batches, after the first one; `None` before
+    /// anything was trained.
+    pub fn data_wait_ratio(&self) -> Option<f64> {
+        let first = self.first_wait_ns.load(Relaxed);
+        let waited: u64 = self.ranks.iter().map(|rank| rank.data_wait_ns.load(Relaxed)).sum();
+        let ranks = self.ranks.len() as u64;
+        let all = (ranks * self.train_ns.load(Relaxed)).saturating_sub(first);
+        (all > 0).then(|| waited.saturating_sub(first) as f64 / all as f64)
     }
 
     /// The loader's own numbers, once it runs.

@@ -1,5 +1,7 @@
 //! One rank's replica of the model and what it does in a step.
 
+use std::borrow::Borrow;
+
 use beit_loader::Batch;
 use beit_torch::{Reducer, ReducerOptions, clip_to_norm, foreach_norm};
 use tch::Tensor;
@@ -7,7 +9,7 @@ use tch::Tensor;
 use crate::amp::{Amp, LossScaler, ScalerState};
 use crate::drop_path::DropPathKey;
 use crate::error::{TrainError, torch};
-use crate::feed::Feed;
+use crate::feed::{Feed, Input};
 use crate::loss::{Score, score};
 use crate::model::Model;
 use crate::optimizer::{Optimizer, OptimizerOptions};
@@ -110,11 +112,21 @@ impl Replica {
 
     /// Forward and backward, micro-batch by micro-batch; when it returns, gradients are averaged over ranks.
     pub(crate) fn learn(&mut self, batch: &Batch<'_>) -> Result<Seen, TrainError> {
+        self.learn_parts(batch.step(), |feed, part, parts| feed.take(batch, part, parts))
+    }
+
+    /// [`Replica::learn`] with micro-batches from wherever they come.
+    pub(crate) fn learn_parts<I: Borrow<Input>>(
+        &mut self,
+        step: u64,
+        take: impl Fn(&Feed, u32, u32) -> Result<I, TrainError>,
+    ) -> Result<Seen, TrainError> {
         self.optimizer.zero_grad().map_err(torch("zeroing gradients"))?;
         let mut seen: Option<[Tensor; 2]> = None;
         for part in 0..self.micro_batches {
             let last = part + 1 == self.micro_batches;
-            let score = self.learn_part(batch, part, last)?;
+            let input = take(&self.feed, part, self.micro_batches)?;
+            let score = self.learn_part(input.borrow(), step, part, last)?;
             let [loss, mlm_acc] = [score.loss.detach(), score.mlm_acc];
             seen = Some(match seen {
                 None => [loss, mlm_acc],
@@ -129,10 +141,9 @@ impl Replica {
     }
 
     /// One micro-batch. Gradients add up on this rank; with the last one they go out to the others.
-    fn learn_part(&self, batch: &Batch<'_>, part: u32, last: bool) -> Result<Score, TrainError> {
-        let input = self.feed.take(batch, part, self.micro_batches)?;
+    fn learn_part(&self, input: &Input, step: u64, part: u32, last: bool) -> Result<Score, TrainError> {
         let first_position = self.first_position + part * self.batch_size;
-        let drop = DropPathKey { seed: self.seed, step: batch.step(), first_position };
+        let drop = DropPathKey { seed: self.seed, step, first_position };
         if last {
             self.reducer.before_forward().map_err(torch("preparing to average gradients"))?;
         }

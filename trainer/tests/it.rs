@@ -1,6 +1,8 @@
 //! `beit-train` from the street: what it prints, how it ends, and what a kill leaves behind.
 #![expect(clippy::unwrap_used, reason = "tests, helpers too")]
 
+#[path = "it/fifty_steps.rs"]
+mod fifty_steps;
 #[path = "../src/testing.rs"]
 mod testing;
 

@@ -72,6 +72,7 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
         check(&batch, step)?;
         if step == shared.first_step {
             first_batch(shared, comm, &batch);
+            stats.first_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
         }
         stats.enter(local, Stage::Step);
         let stepping = Instant::now();
@@ -223,6 +224,11 @@ fn tell(
         stats.mlm_acc.set(agreed.mlm_acc);
         stats.grad_norm.set(update.grad_norm);
     }
+    let flops = plan.flops_per_step();
+    let mfu = |steps_per_s: f64| shared.peak.map(|peak| flops * steps_per_s / peak);
+    stats.flops_per_step.set(flops);
+    stats.mfu.set(mfu(smooth / plan.global_batch as f64).unwrap_or(f64::NAN));
+    stats.train_ns.fetch_add((took * 1e9) as u64, Relaxed);
     stats.lr.set(update.lr);
     stats.weight_decay.set(update.weight_decay);
     stats.epoch.store(epoch, Relaxed);
@@ -240,6 +246,8 @@ fn tell(
         "samples_per_s": rate,
         "data_wait_s": waited.as_secs_f64(),
         "step_s": took,
+        "flops_per_s": flops / took,
+        "mfu": mfu(1.0 / took),
     }));
 }
 

@@ -23,6 +23,23 @@ fn whole_runs_equal_numpys_bit_for_bit() {
     check("single_step", 1e-3, 1e-5, 0, 1);
 }
 
+/// Compares a run too long for a golden file: `tests/parity/schedules.py` prints these digests of its values' bits.
+#[track_caller]
+fn check_digest(run: &str, peak: f64, end: f64, warmup: u64, total: u64, expect: u64) {
+    let schedule = Schedule::new(peak, end, warmup, total).unwrap();
+    let sum = |sum: u64, step: u64| sum.wrapping_add(schedule.at(step).to_bits().wrapping_mul(2 * step + 1));
+    let found = (0..total).fold(0, sum);
+    assert_eq!(found, expect, "{run}: some value of {total} differs");
+}
+
+#[test]
+fn published_runs_equal_the_formulas_bit_for_bit() {
+    check_digest("base 22k lr", 0.0015, 1e-05, 10_000, 1_039_800, 0x2fcf_9f7f_57a2_70bd);
+    check_digest("large 22k weight decay", 0.05, 0.05, 0, 1_039_800, 0xc400_0064_b16f_ae80);
+    check_digest("base 1k lr", 0.0015, 1e-05, 6250, 500_000, 0xd7c4_cf6f_5e00_a1e7);
+    check_digest("rising weight decay", 0.04, 0.4, 0, 1_039_800, 0x2cf8_5817_7493_11b1);
+}
+
 #[test]
 fn the_anchors_of_the_800_epoch_recipe_hold() {
     let lr = Schedule::learning_rate(1.5e-3, 1e-5, 10 * 625, 800 * 625).unwrap();
