@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use crate::error::TrainError;
+use crate::loss::LossMean;
 use crate::model::ModelConfig;
 
 /// The recipes that travel inside the binary, by name.
@@ -180,6 +181,9 @@ keys! {
     queue_batches: u32 = 3, "2 to 64", |v| (2..=64).contains(v);
     /// Unreadable records that are replaced before the run gives up.
     max_corrupt_samples: u64 = 1000, "0 or more", |_| true;
+    /// How unequal numbers of hidden patches are averaged: rank, each rank's own mean first, as the reference does, or
+    /// global, over all hidden patches of the global batch, which any number of ranks computes alike.
+    loss_mean: String = "rank".into(), "rank or global", |v| ["rank", "global"].contains(&v.as_str());
     /// Seconds a rank waits for the others in a collective before it calls the run off.
     collective_timeout_s: u64 = 600, "1 to 86400", |v| (1..=86400).contains(v);
 }
@@ -254,6 +258,11 @@ impl Recipe {
             },
             _ => Shuffle::Full,
         }
+    }
+
+    /// How unequal numbers of hidden patches are averaged.
+    pub fn loss_mean(&self) -> LossMean {
+        if self.loss_mean == "global" { LossMean::Global } else { LossMean::Rank }
     }
 
     /// How shards are read.
@@ -448,6 +457,7 @@ mod tests {
         refused("opt_betas=[0.9]", "two numbers");
         refused("order=random", "shuffle or blocks");
         refused("io=nmap", "auto, mmap or pread");
+        refused("loss_mean=batch", "rank or global");
         refused("shuffle_window_blocks=0", "1 to 1048576");
         refused("model=beit_huge", "beit_large_patch16_224_8k_vocab");
         refused("steps", "key=value");

@@ -7,7 +7,7 @@ use tch::Tensor;
 use crate::drop_path::DropPathKey;
 use crate::error::{TrainError, torch};
 use crate::feed::Feed;
-use crate::loss::score;
+use crate::loss::{LossMean, Weights, score};
 use crate::model::Model;
 use crate::optimizer::{Optimizer, OptimizerOptions};
 use crate::plan::Plan;
@@ -17,9 +17,9 @@ use crate::schedule::Schedule;
 /// What a rank saw in its own part of a step, before the update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
-    /// Masked-token loss in nats.
+    /// Masked-token loss in nats, weighted so that the mean over ranks is the loss of the step.
     pub loss: f64,
-    /// Share of masked tokens guessed right.
+    /// Share of masked tokens guessed right, weighted likewise.
     pub mlm_acc: f64,
 }
 
@@ -41,6 +41,7 @@ pub(crate) struct Replica {
     lr: Schedule,
     weight_decay: Schedule,
     clip: Option<f64>,
+    loss_mean: LossMean,
     seed: u64,
     first_position: u32,
 }
@@ -56,7 +57,7 @@ impl Replica {
         comm: &Comm,
         saved: Option<(&Tensors, &Tensors)>,
     ) -> Result<Replica, TrainError> {
-        let device = plan.device.of(comm.rank - plan.world.first);
+        let device = plan.device.of(plan.world.device_of(comm.rank));
         let recipe = &plan.recipe;
         let model = Model::new(&plan.model, recipe.seed, device).map_err(torch("building the model"))?;
         let options = OptimizerOptions {
@@ -74,7 +75,7 @@ impl Replica {
         comm.broadcast(&optimizer.state())?;
         comm.same("weights", &digest(model.parameters())?)?;
         comm.same("optimizer states", &digest(&optimizer.state())?)?;
-        let reducer = Reducer::new(&comm.group, model.parameters(), ReducerOptions::default())
+        let reducer = Reducer::new(comm.gradients(), model.parameters(), ReducerOptions::default())
             .map_err(torch("preparing to average gradients"))?;
         Ok(Replica {
             reducer,
@@ -83,6 +84,7 @@ impl Replica {
             lr: plan.learning_rate()?,
             weight_decay: plan.weight_decay()?,
             clip: recipe.clip_grad,
+            loss_mean: recipe.loss_mean(),
             seed: recipe.seed,
             first_position: comm.rank * recipe.batch_size,
             model,
@@ -90,7 +92,9 @@ impl Replica {
     }
 
     /// Forward and backward; when it returns, gradients are averaged over ranks.
-    pub(crate) fn learn(&mut self, batch: &Batch<'_>) -> Result<Seen, TrainError> {
+    pub(crate) fn learn(&mut self, batch: &Batch<'_>, comm: &Comm) -> Result<Seen, TrainError> {
+        let hidden = batch.mask().iter().filter(|flag| **flag != 0).count() as u64;
+        let weights = Weights::ask(self.loss_mean, comm, &[hidden])?;
         let input = self.feed.take(batch)?;
         let drop = DropPathKey { seed: self.seed, step: batch.step(), first_position: self.first_position };
         self.reducer.before_forward().map_err(torch("preparing to average gradients"))?;
@@ -101,8 +105,10 @@ impl Replica {
         let score = score(&logits, &input.labels).map_err(torch("computing the loss"))?;
         self.optimizer.zero_grad().map_err(torch("zeroing gradients"))?;
         self.reducer.before_backward(&[]).map_err(torch("preparing to average gradients"))?;
-        score.loss.f_backward().map_err(torch("computing gradients"))?;
-        Ok(Seen { loss: number(&score.loss)?, mlm_acc: number(&score.mlm_acc)? })
+        let weight = weights.get()?[0];
+        let loss = score.loss.f_mul_scalar(weight).map_err(torch("weighing the loss"))?;
+        loss.f_backward().map_err(torch("computing gradients"))?;
+        Ok(Seen { loss: number(&score.loss)? * weight, mlm_acc: number(&score.mlm_acc)? * weight })
     }
 
     /// Clips the gradients; the update is [`Replica::update`]'s, once all ranks agree to it.

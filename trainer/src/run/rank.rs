@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use beit_loader::Batch;
 use serde_json::json;
 
-use super::Shared;
+use super::{Shared, trace};
 use crate::checkpoint::{Checkpoint, Metrics, State};
 use crate::error::{TrainError, torch};
 use crate::ranks::Comm;
@@ -31,6 +31,8 @@ struct Agreed {
     pause: bool,
     /// The data set has more samples than the run knows of.
     grown: bool,
+    /// Which samples all ranks saw.
+    batch: f64,
 }
 
 /// How long a paused rank sleeps between two looks.
@@ -69,13 +71,14 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
         stats.enter(local, Stage::Step);
         let stepping = Instant::now();
         let epoch = batch.epoch();
-        let seen = replica.learn(&batch)?;
+        let samples = trace::part(&batch, u64::from(comm.rank) * u64::from(plan.recipe.batch_size));
+        let seen = replica.learn(&batch, comm)?;
         drop(batch);
         stats.ranks[local].step_ns.fetch_add(stepping.elapsed().as_nanos() as u64, Relaxed);
 
         stats.enter(local, Stage::Agree);
         let (gradients, grad_norm) = replica.clip()?;
-        let agreed = agree(shared, comm, step, seen, grad_norm)?;
+        let agreed = agree(shared, comm, step, seen, grad_norm, samples)?;
         stats.enter(local, Stage::Update);
         let (lr, weight_decay) = replica.update(step, &gradients)?;
         drop(gradients);
@@ -132,6 +135,7 @@ fn agree(
     step: u64,
     seen: Seen,
     grad_norm: f64,
+    samples: f64,
 ) -> Result<Agreed, TrainError> {
     let flag = |yes: bool| f64::from(u8::from(yes));
     let control = shared.control;
@@ -142,6 +146,7 @@ fn agree(
         flag(control.take_checkpoint()),
         flag(control.pause_wanted()),
         flag(comm.rank == 0 && shared.supply.grown()),
+        samples,
     ];
     let first_flag = notes.len();
     // A loss that is no number spoils the averaged gradients of every rank, so the norm alone would name them all.
@@ -168,6 +173,7 @@ fn agree(
         checkpoint: sums[3] > 0.0,
         pause: sums[4] > 0.0,
         grown: sums[5] > 0.0,
+        batch: sums[6],
     })
 }
 
@@ -207,6 +213,7 @@ fn tell(
     shared.log.line(json!({
         "step": step,
         "epoch": epoch,
+        "batch": trace::text(agreed.batch),
         "loss": agreed.loss,
         "mlm_acc": agreed.mlm_acc,
         "lr": update.lr,
