@@ -100,7 +100,7 @@ fn the_chain_learns_on_cifar_in_three_minutes() {
     }
 
     let run = at("cifar.run");
-    let mut arguments = vec!["train", "--shards"];
+    let mut arguments = vec!["run", "--shards"];
     let shards = at("train.shards");
     arguments.extend([
         shards.as_str(),

@@ -11,13 +11,13 @@ use clap::{Args, Parser, Subcommand};
     version,
     after_help = "\
 Examples:
-  beit-train train --shards photos.shards --recipe pretrain-tiny-cpu --ranks 2
-  beit-train train --shards photos.shards --recipe pretrain-tiny-cpu --set lr=5e-4 --steps 50
+  beit-train run --shards photos.shards --recipe pretrain-tiny-cpu --ranks 2
+  beit-train run --shards photos.shards --recipe pretrain-tiny-cpu --set lr=5e-4 --steps 50
   beit-train plan --shards photos.shards --recipe pretrain-base-22k
   beit-train evaluate --run runs/pretrain-tiny-cpu --shards held-out.shards --shuffle-pixels --json
   beit-train batches --shards photos.shards --recipe pretrain-tiny-cpu --ranks 2 --to 3 --out batches
   beit-train recipes --keys
-  torchrun --no-python --nproc-per-node 2 beit-train train --shards photos.shards --recipe pretrain-tiny-cpu
+  torchrun --no-python --nproc-per-node 2 beit-train run --shards photos.shards --recipe pretrain-tiny-cpu
 
 Exit codes: 0 finished, or stopped by SIGINT or SIGTERM with a checkpoint; 1 failure; 2 wrong usage.
 BEIT_LOG=debug says more."
@@ -31,15 +31,17 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train, from the newest checkpoint in the run directory if there is one.
-    Train {
+    /// Train, from the newest checkpoint in the run directory if there is one: what the daemon's worker does, in the
+    /// foreground, for torchrun, Slurm and Kubeflow.
+    #[command(visible_alias = "train")]
+    Run {
         #[command(flatten)]
         plan: PlanArgs,
         /// Print a summary as JSON on the last line of stdout.
         #[arg(long)]
         json: bool,
     },
-    /// Say what `train` would do, and do nothing.
+    /// Say what `run` would do, and do nothing.
     Plan {
         #[command(flatten)]
         plan: PlanArgs,
@@ -118,13 +120,13 @@ pub struct PlanArgs {
     /// Steps in all; the same as --set steps=N
     #[arg(long)]
     pub steps: Option<u64>,
-    /// Ranks in this process; with RANK and WORLD_SIZE in the environment there is one.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), conflicts_with = "gpus")]
-    pub ranks: u32,
+    /// Ranks in this process, a thread each [default: 1]; what torchrun, srun or Kubeflow starts has as many each.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), conflicts_with = "gpus")]
+    pub ranks: Option<u32>,
     /// Device of the ranks.
     #[arg(long, default_value = "cpu", value_parser = ["cpu"], conflicts_with = "gpus")]
     pub device: String,
-    /// One rank on each of so many GPUs.
+    /// One rank on each of so many GPUs; 1 where torchrun or srun starts a process for each.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub gpus: Option<u32>,
 }

@@ -2,7 +2,9 @@
 //!
 //! Ranks look at the end of every step and agree on what they saw, so all of them act at the same step.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 /// Requests to a run; any thread may make them at any time, a signal handler too.
 #[derive(Debug, Default)]
@@ -10,6 +12,7 @@ pub struct Control {
     stop: AtomicBool,
     checkpoint: AtomicBool,
     paused: AtomicBool,
+    failed: OnceLock<(Instant, String)>,
 }
 
 impl Control {
@@ -41,6 +44,15 @@ impl Control {
     /// Whether a pause was asked for.
     pub fn pause_wanted(&self) -> bool {
         self.paused.load(Relaxed)
+    }
+
+    /// How long ago a rank of this process failed first, and why; what still runs then may never end.
+    pub fn failed(&self) -> Option<(Duration, &str)> {
+        self.failed.get().map(|(when, why)| (when.elapsed(), why.as_str()))
+    }
+
+    pub(crate) fn note_failure(&self, why: &str) {
+        let _ = self.failed.set((Instant::now(), why.to_owned())); // the first counts
     }
 
     /// Whether a checkpoint was asked for; asking is over once somebody has looked.

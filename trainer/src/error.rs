@@ -147,6 +147,16 @@ pub enum TrainError {
         /// Its own words.
         reason: String,
     },
+    /// A rank of another process is gone, or hangs, and so this process stopped.
+    #[error("{blame}; rank {rank} noticed: {reason}")]
+    Lost {
+        /// Who, where and since when, as far as is known.
+        blame: String,
+        /// The rank here that noticed first.
+        rank: u32,
+        /// What it noticed.
+        reason: String,
+    },
     /// A worker of ours broke a promise; a bug.
     #[error("{0}")]
     Broken(String),
@@ -161,6 +171,18 @@ pub enum TrainError {
         /// What libtorch says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl TrainError {
+    /// Whether this is how a rank notices that another is gone, and says nothing of its own.
+    pub(crate) fn is_echo(&self) -> bool {
+        // Gradients are averaged within libtorch's backward pass, so the words are all there is to go by.
+        const WORDS: &[&str] =
+            &["gloo", "Gloo", "NCCL", "ncclComm", "onnection", "imed out", "Socket", "rendezvous store"];
+        let TrainError::Torch { source, .. } = self else { return false };
+        let said = source.to_string();
+        WORDS.iter().any(|word| said.contains(word))
+    }
 }
 
 fn in_a_row(count: u32) -> String {

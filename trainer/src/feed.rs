@@ -104,7 +104,7 @@ impl Feed {
 }
 
 /// Part `part` of `parts` equal ones.
-fn share<T>(whole: &[T], part: u32, parts: u32) -> &[T] {
+pub(crate) fn share<T>(whole: &[T], part: u32, parts: u32) -> &[T] {
     let length = whole.len() / parts.max(1) as usize;
     &whole[part as usize * length..][..length]
 }

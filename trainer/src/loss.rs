@@ -2,7 +2,59 @@
 
 use tch::{Device, Kind, Reduction, Tensor};
 
+use crate::error::TrainError;
 use crate::model::{ModelError, tensor};
+use crate::ranks::{Comm, Sum};
+
+/// How a step's loss is put together from batches that hide unequal numbers of patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossMean {
+    /// The mean of each batch's own mean, as the reference's ranks do: a patch in a batch with few hidden ones weighs more.
+    Rank,
+    /// The mean over all hidden patches of the global batch, however it is split.
+    Global,
+}
+
+/// The weights of this rank's batches in the loss of a step, which may still be on their way.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    hidden: Vec<u64>,
+    /// None: no batch waits for the others' counts.
+    all: Option<Sum>,
+    ranks: f64,
+}
+
+impl Weights {
+    /// Starts to agree on the weights of a step; `hidden` counts the hidden patches of each of its micro-batches here.
+    ///
+    /// Every rank calls this once a step, before anything else that ranks do together in it.
+    ///
+    /// # Errors
+    /// A rank is gone.
+    pub(crate) fn ask(mean: LossMean, comm: &Comm, hidden: &[u64]) -> Result<Weights, TrainError> {
+        let all = match mean {
+            LossMean::Rank => None,
+            LossMean::Global => Some(comm.begin_sum(&[hidden.iter().sum::<u64>() as f64])?),
+        };
+        Ok(Weights { hidden: hidden.to_vec(), all, ranks: f64::from(comm.size) })
+    }
+
+    /// What each micro-batch's mean loss is to be multiplied by before its backward pass; gradients are then added up over
+    /// micro-batches and averaged over ranks.
+    ///
+    /// # Errors
+    /// A rank is gone or late.
+    pub(crate) fn get(self) -> Result<Vec<f64>, TrainError> {
+        let even = 1.0 / self.hidden.len().max(1) as f64;
+        match self.all {
+            None => Ok(vec![even; self.hidden.len()]),
+            Some(all) => {
+                let all = all.get()?[0];
+                Ok(self.hidden.iter().map(|here| *here as f64 * self.ranks / all).collect())
+            }
+        }
+    }
+}
 
 /// What one forward pass scored. The tensors stay on the device: reading one waits for it.
 #[derive(Debug)]

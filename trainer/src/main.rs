@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let done = match cli.command {
-        Command::Train { plan, json } => train(plan, json),
+        Command::Run { plan, json } => train(plan, json),
         Command::Plan { plan, json } => show(plan, json),
         Command::Batches { plan, from, to, out } => write_batches(plan, from..to, &out),
         Command::Evaluate { run, checkpoint, shards, samples, batch_size, shuffle_pixels, json } => {
@@ -65,11 +65,9 @@ fn resolve(args: PlanArgs) -> Result<Plan, TrainError> {
     if let Some(steps) = args.steps {
         recipe.steps = Some(steps);
     }
-    let (device, local) = match (args.gpus, args.device.as_str()) {
-        (Some(gpus), _) => (Device::Cuda, gpus),
-        (None, _) => (Device::Cpu, args.ranks), // cpu is the only device that is asked for by name
-    };
-    let world = World::from_env(|name| std::env::var(name).ok())?.unwrap_or_else(|| World::inside(local));
+    // cpu is the only device that is asked for by name
+    let device = if args.gpus.is_some() { Device::Cuda } else { Device::Cpu };
+    let world = World::from_env(|name| std::env::var(name).ok(), args.gpus.or(args.ranks))?;
     let run = args.run.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe_name));
     Plan::new(Ask { recipe_name, recipe, shards: args.shards, run, world, device })
 }
@@ -83,8 +81,8 @@ fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
     let outcome = std::thread::scope(|scope| {
         let (sender, over) = std::sync::mpsc::channel::<()>();
-        let watched = stats.clone();
-        scope.spawn(move || progress(&watched, &over));
+        let (watched, asked) = (stats.clone(), control.clone());
+        scope.spawn(move || progress(&watched, &asked, &over));
         let outcome = run(&plan, &control, &stats);
         drop(sender);
         outcome
@@ -149,11 +147,25 @@ fn watch_signals(control: &Arc<Control>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says every few seconds how far the run is, until `over` closes.
-fn progress(stats: &TrainStats, over: &std::sync::mpsc::Receiver<()>) {
+/// How long the other ranks of this process may take to end when one has failed.
+const LAST_RITES: Duration = Duration::from_secs(45);
+
+/// Says every few seconds how far the run is, until `over` closes; ends the process when a failed run does not.
+fn progress(stats: &TrainStats, control: &Control, over: &std::sync::mpsc::Receiver<()>) {
     use std::sync::mpsc::RecvTimeoutError;
     let mut told = 0;
     while over.recv_timeout(Duration::from_secs(5)) == Err(RecvTimeoutError::Timeout) {
+        if let Some((since, why)) = control.failed()
+            && since > LAST_RITES
+        {
+            let stage = |(local, rank): (usize, &beit_trainer::stats::RankStats)| {
+                let (stage, seconds) = stats.stage(local);
+                format!("rank {} in stage {} for {seconds:.0} s", rank.rank, stage.name())
+            };
+            let stages: Vec<_> = stats.ranks.iter().enumerate().map(stage).collect();
+            eprintln!("beit-train: {why}; and this process does not end by itself: {}", stages.join(", "));
+            std::process::exit(1);
+        }
         let step = stats.step.load(Relaxed);
         if step == told {
             continue;

@@ -95,12 +95,13 @@ pub fn measure_step(
     beit_torch::set_threads(plan.threads_per_rank).map_err(torch("setting threads"))?;
     let timeout = std::time::Duration::from_secs(plan.recipe.collective_timeout_s);
     let (_server, address) = open(&plan.world, timeout)?;
-    let comm = Comm::join(&address, 0, 1, timeout)?;
+    let comm = Comm::join(&address, 0, &plan.world, None, timeout)?;
     let parts: Vec<Input> = match batch {
         Some(path) => read(plan, path)?,
         None => (0..plan.recipe.update_freq).map(|part| random(plan, part)).collect::<Result<_, _>>()?,
     };
-    let hidden = parts.iter().map(|part| part.labels.numel() as u64).sum();
+    let counts: Vec<u64> = parts.iter().map(|part| part.labels.numel() as u64).collect();
+    let hidden = counts.iter().sum();
     let mut replica = Replica::new(plan, &comm, None, None)?;
     let mut report = StepReport {
         samples: plan.recipe.rank_batch().into(),
@@ -110,7 +111,7 @@ pub fn measure_step(
     };
     for step in 0..u64::from(warmup) + u64::from(steps) {
         let (began, cpu) = (Instant::now(), cpu_s());
-        let seen = replica.learn_parts(step, |_, part, _| Ok(&parts[part as usize]))?;
+        let seen = replica.learn_parts(step, &comm, &counts, |_, part| Ok(&parts[part as usize]))?;
         let (gradients, _) = replica.clip()?;
         replica.update(step, &gradients)?;
         if step >= warmup.into() {

@@ -143,7 +143,7 @@ impl Plan {
     /// Things that do not go together, each with the numbers and with what to change.
     pub fn decide(ask: Ask, data: DataFacts) -> Result<Plan, TrainError> {
         let Ask { recipe_name, recipe, shards, run, world, device } = ask;
-        device.check(world.local)?;
+        device.check(world.first_device + world.local)?;
         let model = model(&recipe, &data)?;
         let grid = PatchGrid { rows: data.grid[0], cols: data.grid[1] };
         check_masks(&recipe, grid)?;
@@ -442,12 +442,13 @@ impl fmt::Display for Plan {
         )?;
         writeln!(
             f,
-            "batch        {} per rank x {} ranks{} = {} per step, {} steps per epoch; amp {}{}",
+            "batch        {} per rank x {} ranks{} = {} per step, {} steps per epoch; loss mean {}; amp {}{}",
             recipe.batch_size,
             world.size,
             micro_batches(recipe),
             self.global_batch,
             self.steps_per_epoch,
+            recipe.loss_mean,
             recipe.amp,
             if recipe.checkpoint_activations { ", activations computed again" } else { "" }
         )?;

@@ -3,13 +3,23 @@
 //! A rank is a thread here with its own replica, its own store client and its own process group; ranks of other
 //! processes join through the same store. Everything ranks tell each other outside the gradients goes through here.
 
+mod blame;
+mod env;
+mod nccl;
+mod pulse;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
-use beit_torch::{Backend, Op, ProcessGroup, Store};
+use beit_torch::{Backend, Op, ProcessGroup, Store, Work};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::error::{TrainError, torch};
+
+pub(crate) use self::blame::Inquest;
+pub(crate) use self::nccl::plugin;
+pub(crate) use self::pulse::Pulse;
 
 /// The ranks of a run and the share of them that lives in this process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +28,11 @@ pub struct World {
     pub size: u32,
     /// The first of this process.
     pub first: u32,
-    /// How many live in this process.
+    /// How many live in this process; every process of a run has as many.
     pub local: u32,
+    /// The GPU of the first of this process, where it has one; the others have the next ones.
+    #[serde(default)]
+    pub first_device: u32,
     /// Where they meet.
     pub meeting: Meeting,
 }
@@ -37,6 +50,9 @@ pub enum Meeting {
         port: u16,
         /// Whether this process serves it.
         serve: bool,
+        /// Whether torchrun's agent serves it.
+        #[serde(default)]
+        agent: bool,
         /// Keeps the keys of one attempt from the next one's.
         prefix: Option<String>,
     },
@@ -45,43 +61,7 @@ pub enum Meeting {
 impl World {
     /// `ranks` ranks, all in this process.
     pub fn inside(ranks: u32) -> World {
-        World { size: ranks, first: 0, local: ranks, meeting: Meeting::Inside }
-    }
-
-    /// One rank per process, as the environment says; `None` when it says nothing.
-    ///
-    /// # Errors
-    /// `RANK` without the rest, numbers that are none, a rank beyond the world.
-    /// # Source
-    /// torchrun: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_USE_AGENT_STORE, TORCHELASTIC_RESTART_COUNT
-    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Option<World>, TrainError> {
-        let (rank, size) = match (get("RANK"), get("WORLD_SIZE")) {
-            (Some(rank), Some(size)) => (number("RANK", &rank)?, number("WORLD_SIZE", &size)?),
-            (None, None) => return Ok(None),
-            (rank, _) => {
-                let (there, missing) =
-                    if rank.is_some() { ("RANK", "WORLD_SIZE") } else { ("WORLD_SIZE", "RANK") };
-                return Err(TrainError::Plan(format!(
-                    "{there} is set but {missing} is not; set both or neither"
-                )));
-            }
-        };
-        if rank >= size {
-            return Err(TrainError::Plan(format!(
-                "RANK is {rank}, but WORLD_SIZE is {size}: ranks count from 0"
-            )));
-        }
-        let missing =
-            |name| TrainError::Plan(format!("RANK is set but {name} is not; it says where ranks meet"));
-        let host = get("MASTER_ADDR").ok_or_else(|| missing("MASTER_ADDR"))?;
-        let port = get("MASTER_PORT").ok_or_else(|| missing("MASTER_PORT"))?;
-        let port =
-            port.parse().map_err(|_| TrainError::Plan(format!("MASTER_PORT is {port}, which is no port")))?;
-        let agent = get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|agent| agent == "True");
-        let attempt = get("TORCHELASTIC_RESTART_COUNT");
-        let prefix = attempt.map(|attempt| format!("/worker/attempt_{attempt}"));
-        let meeting = Meeting::At { host, port, serve: rank == 0 && !agent, prefix };
-        Ok(Some(World { size, first: rank, local: 1, meeting }))
+        World { size: ranks, first: 0, local: ranks, first_device: 0, meeting: Meeting::Inside }
     }
 
     /// The ranks of this process.
@@ -89,14 +69,25 @@ impl World {
         self.first..self.first + self.local
     }
 
+    /// The number of a local rank's GPU on this machine.
+    pub fn device_of(&self, rank: u32) -> u32 {
+        self.first_device + rank - self.first
+    }
+
+    /// The first ranks of all processes of the run.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = u32> {
+        (0..self.size).step_by(self.local.max(1) as usize)
+    }
+
+    /// Whether all ranks are in this process.
+    pub fn alone(&self) -> bool {
+        self.local == self.size
+    }
+
     /// Whether rank 0 lives here, which writes checkpoints and logs.
     pub fn leads(&self) -> bool {
         self.first == 0
     }
-}
-
-fn number(name: &str, text: &str) -> Result<u32, TrainError> {
-    text.parse().map_err(|_| TrainError::Plan(format!("{name} is {text}, which is no number of a rank")))
 }
 
 /// How a rank finds the meeting point.
@@ -137,7 +128,7 @@ pub(crate) fn open(world: &World, timeout: Duration) -> Result<(Option<Store>, A
             let port = server.port().map_err(torch("opening the meeting point of the ranks"))?;
             Ok((Some(server), Address { host, port, prefix: None }))
         }
-        Meeting::At { host, port, serve: ours, prefix } => {
+        Meeting::At { host, port, serve: ours, prefix, .. } => {
             let server = if *ours { Some(serve(host, *port)?) } else { None };
             Ok((server, Address { host: host.clone(), port: *port, prefix: prefix.clone() }))
         }
@@ -150,8 +141,28 @@ pub(crate) struct Comm {
     pub rank: u32,
     /// Of how many.
     pub size: u32,
-    /// For the reducer.
-    pub group: ProcessGroup,
+    /// For what ranks agree on; and for gradients, if nothing faster is there.
+    group: ProcessGroup,
+    /// NCCL, for what lies on GPUs.
+    fast: Option<ProcessGroup>,
+}
+
+/// A sum over ranks under way.
+#[derive(Debug)]
+pub(crate) struct Sum {
+    values: Tensor,
+    work: Work,
+}
+
+impl Sum {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// A rank is gone or late.
+    pub(crate) fn get(self) -> Result<Vec<f64>, TrainError> {
+        self.work.wait().map_err(torch("agreeing"))?;
+        Vec::<f64>::try_from(&self.values).map_err(torch("reading what was agreed"))
+    }
 }
 
 impl Comm {
@@ -159,16 +170,33 @@ impl Comm {
     ///
     /// # Errors
     /// They are not there within `timeout`.
-    pub(crate) fn join(point: &Address, rank: u32, size: u32, timeout: Duration) -> Result<Comm, TrainError> {
+    pub(crate) fn join(
+        point: &Address,
+        rank: u32,
+        world: &World,
+        nccl: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Comm, TrainError> {
+        let size = world.size;
         let store = point.connect(size, timeout)?;
-        // Gloo binds where the meeting point is reached: the loopback, or this machine's own name.
-        let backend = match point.host.as_str() {
-            "127.0.0.1" | "localhost" | "::1" => Backend::local(),
-            _ => Backend::Gloo { host: this_host(), threads: 2 },
-        };
-        let group = ProcessGroup::join(&store, &backend, rank, size, timeout)
+        let group = ProcessGroup::join(&store, &point.gloo(), rank, size, timeout)
             .map_err(torch("meeting the other ranks"))?;
-        Ok(Comm { rank, size, group })
+        let fast = match nccl {
+            Some(plugin) => {
+                let backend = Backend::Nccl { plugin: plugin.to_owned(), device: world.device_of(rank) };
+                let store = store.prefixed("nccl").map_err(torch("meeting the other ranks"))?;
+                let group = ProcessGroup::join(&store, &backend, rank, size, timeout)
+                    .map_err(torch("meeting the other ranks over NCCL"))?;
+                Some(group)
+            }
+            None => None,
+        };
+        Ok(Comm { rank, size, group, fast })
+    }
+
+    /// The group that averages gradients.
+    pub(crate) fn gradients(&self) -> &ProcessGroup {
+        self.fast.as_ref().unwrap_or(&self.group)
     }
 
     /// Sums `values` over all ranks.
@@ -176,9 +204,17 @@ impl Comm {
     /// # Errors
     /// A rank is gone or late.
     pub(crate) fn sum(&self, values: &[f64]) -> Result<Vec<f64>, TrainError> {
-        let sums = Tensor::from_slice(values);
-        self.group.all_reduce(&sums, Op::Sum).and_then(|work| work.wait()).map_err(torch("agreeing"))?;
-        Vec::<f64>::try_from(&sums).map_err(torch("reading what was agreed"))
+        self.begin_sum(values)?.get()
+    }
+
+    /// Begins to sum `values` over all ranks.
+    ///
+    /// # Errors
+    /// A rank is gone.
+    pub(crate) fn begin_sum(&self, values: &[f64]) -> Result<Sum, TrainError> {
+        let values = Tensor::from_slice(values);
+        let work = self.group.all_reduce(&values, Op::Sum).map_err(torch("agreeing"))?;
+        Ok(Sum { values, work })
     }
 
     /// Gives every rank the tensors of rank 0, in place.
@@ -187,7 +223,8 @@ impl Comm {
     /// A rank is gone or late.
     pub(crate) fn broadcast(&self, tensors: &[(String, Tensor)]) -> Result<(), TrainError> {
         for (_, tensor) in tensors {
-            self.group
+            let group = if tensor.device() == tch::Device::Cpu { &self.group } else { self.gradients() };
+            group
                 .broadcast(&tensor.detach(), 0)
                 .and_then(|work| work.wait())
                 .map_err(torch("sharing the weights of rank 0"))?;
@@ -217,55 +254,46 @@ impl Comm {
     }
 }
 
-fn this_host() -> String {
+impl Address {
+    /// Where this process listens for the others: the loopback if they meet there, the interface that
+    /// `GLOO_SOCKET_IFNAME` names, or the address from which the meeting point is reached.
+    fn gloo(&self) -> Backend {
+        let threads = 2;
+        if let Some(name) = std::env::var("GLOO_SOCKET_IFNAME").ok().filter(|name| !name.is_empty()) {
+            let name = name.split(',').next().unwrap_or_default();
+            return Backend::Gloo { host: format!("%{name}"), threads };
+        }
+        if ["127.0.0.1", "localhost", "::1"].contains(&self.host.as_str()) {
+            return Backend::local();
+        }
+        // A machine's own name may lead to its loopback, where nobody else finds it.
+        let host = match own_address(&self.host, self.port) {
+            Some(address) if !address.is_loopback() => address.to_string(),
+            _ => this_host(),
+        };
+        Backend::Gloo { host, threads }
+    }
+}
+
+/// The address of this machine on the way to `host`; nothing is sent.
+fn own_address(host: &str, port: u16) -> Option<IpAddr> {
+    (host, port).to_socket_addrs().ok()?.find_map(|there| {
+        let any: IpAddr =
+            if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(there).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
+}
+
+/// The name of this machine.
+pub(crate) fn this_host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn env(pairs: &'static [(&str, &str)]) -> impl Fn(&str) -> Option<String> {
-        |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-    }
-
-    #[test]
-    fn torchrun_is_understood() {
-        let world = World::from_env(env(&[
-            ("RANK", "1"),
-            ("WORLD_SIZE", "4"),
-            ("MASTER_ADDR", "host"),
-            ("MASTER_PORT", "29500"),
-            ("TORCHELASTIC_RESTART_COUNT", "2"),
-        ]))
-        .unwrap()
-        .unwrap();
-        assert_eq!((world.size, world.ranks(), world.leads()), (4, 1..2, false));
-        let Meeting::At { serve, prefix, .. } = world.meeting else { panic!() };
-        assert_eq!((serve, prefix.as_deref()), (false, Some("/worker/attempt_2")));
-    }
-
-    #[test]
-    fn the_agents_store_is_not_served_twice() {
-        let world = World::from_env(env(&[
-            ("RANK", "0"),
-            ("WORLD_SIZE", "1"),
-            ("MASTER_ADDR", "host"),
-            ("MASTER_PORT", "1"),
-            ("TORCHELASTIC_USE_AGENT_STORE", "True"),
-        ]));
-        assert!(matches!(world.unwrap().unwrap().meeting, Meeting::At { serve: false, .. }));
-    }
-
-    #[test]
-    fn half_an_environment_is_refused() {
-        let refused = |pairs| World::from_env(env(pairs)).unwrap_err().to_string();
-        assert!(refused(&[("RANK", "0")]).contains("WORLD_SIZE is not"));
-        assert!(refused(&[("RANK", "0"), ("WORLD_SIZE", "1")]).contains("MASTER_ADDR is not"));
-        assert!(refused(&[("RANK", "2"), ("WORLD_SIZE", "2")]).contains("count from 0"));
-        assert!(refused(&[("RANK", "two"), ("WORLD_SIZE", "2")]).contains("no number"));
-        assert_eq!(World::from_env(env(&[])).unwrap(), None);
-    }
 
     #[test]
     fn ranks_of_one_process_meet_sum_and_compare() {
@@ -276,9 +304,9 @@ mod tests {
             let ranks: Vec<_> = world
                 .ranks()
                 .map(|rank| {
-                    let point = &point;
+                    let (point, world) = (&point, &world);
                     scope.spawn(move || {
-                        let comm = Comm::join(point, rank, 2, timeout).unwrap();
+                        let comm = Comm::join(point, rank, world, None, timeout).unwrap();
                         let sums = comm.sum(&[f64::from(rank), 1.0]).unwrap();
                         comm.same("notes", &blake3::hash(b"one")).unwrap();
                         let mine = if rank == 0 { blake3::hash(b"one") } else { blake3::hash(b"two") };

@@ -13,6 +13,7 @@ use toml::Value;
 
 use crate::amp::Amp;
 use crate::error::TrainError;
+use crate::loss::LossMean;
 use crate::model::ModelConfig;
 
 /// The recipes that travel inside the binary, by name.
@@ -200,6 +201,9 @@ keys! {
     max_corrupt_samples: u64 = 1000, "0 or more", |_| true;
     /// TFLOP/s that the device of a rank can do at most, for the MFU; none: what is known of the GPU here, nothing on CPUs.
     peak_tflops: Option<f64> = None, "above 0", |v| v.is_none_or(|v| v > 0.0 && v.is_finite());
+    /// How unequal numbers of hidden patches are averaged: rank, each rank's own mean first, as the reference does, or
+    /// global, over all hidden patches of the global batch, which any number of ranks computes alike.
+    loss_mean: String = "rank".into(), "rank or global", |v| ["rank", "global"].contains(&v.as_str());
     /// Seconds a rank waits for the others in a collective before it calls the run off.
     collective_timeout_s: u64 = 600, "1 to 86400", |v| (1..=86400).contains(v);
 }
@@ -279,6 +283,11 @@ impl Recipe {
     /// In which kind matrix products run.
     pub fn amp(&self) -> Amp {
         Amp::named(&self.amp).unwrap_or(Amp::Off)
+    }
+
+    /// How unequal numbers of hidden patches are averaged.
+    pub fn loss_mean(&self) -> LossMean {
+        if self.loss_mean == "global" { LossMean::Global } else { LossMean::Rank }
     }
 
     /// Whether tokens are made in the step.
@@ -486,6 +495,7 @@ mod tests {
         refused("opt_betas=[0.9]", "two numbers");
         refused("order=random", "shuffle or blocks");
         refused("io=nmap", "auto, mmap or pread");
+        refused("loss_mean=batch", "rank or global");
         refused("shuffle_window_blocks=0", "1 to 1048576");
         refused("model=beit_huge", "beit_large_patch16_224_8k_vocab");
         refused("steps", "key=value");

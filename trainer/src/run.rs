@@ -3,6 +3,7 @@
 mod rank;
 mod streak;
 mod supply;
+mod trace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -15,13 +16,14 @@ use serde_json::json;
 
 use crate::checkpoint::{self, Checkpoint, Shelf};
 use crate::control::Control;
+use crate::device::Device;
 use crate::error::{TrainError, io, torch};
 use crate::generation::Generations;
 use crate::lock::RunLock;
 use crate::log::Log;
 use crate::model::Model;
 use crate::plan::{DataFacts, Plan, open_set};
-use crate::ranks::{Comm, open};
+use crate::ranks::{Comm, Inquest, Pulse, open, plugin};
 use crate::stats::{Stage, TrainStats};
 
 use self::supply::Supply;
@@ -69,10 +71,11 @@ struct Shared<'a> {
     peak: Option<f64>,
     /// The first failure; those after it are its echoes.
     failure: Mutex<Option<TrainError>>,
+    pulse: Pulse,
 }
 
 fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outcome, TrainError> {
-    plan.device.open(plan.world.local)?;
+    plan.device.open(plan.world.first_device + plan.world.local)?;
     let timeout = Duration::from_secs(plan.recipe.collective_timeout_s);
     let leads = plan.world.leads();
     std::fs::create_dir_all(&plan.run).map_err(io("creating", &plan.run))?;
@@ -87,7 +90,8 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
     let generations = generations(plan, &set, saved.as_ref())?;
     let log = if leads { Log::open(&plan.run)? } else { Log::none() };
 
-    let (_server, address) = open(&plan.world, timeout)?;
+    let (server, address) = open(&plan.world, timeout)?;
+    let pulse = Pulse::begin(&address, &plan.world, server, timeout)?;
     let store = address.connect(plan.world.size, timeout)?;
     let first_step = match leads {
         true => {
@@ -96,7 +100,7 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
             step
         }
         false => {
-            let text = store.get("first_step").map_err(torch("asking for the first step"))?;
+            let text = store.get("first_step").map_err(torch("asking rank 0 for the first step"))?;
             String::from_utf8_lossy(&text)
                 .parse()
                 .map_err(|_| TrainError::Broken("the first step is no number".into()))?
@@ -113,26 +117,32 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
         return Ok(Outcome { step: first_step, finished: true, resumed_from, checkpoint });
     }
 
-    let supply = Supply::start(plan, set, generations, first_step)?;
+    let supply = Supply::start(plan, set, generations, first_step)
+        .inspect_err(|error| pulse.failed(plan.world.first, &error.to_string()))?;
     if let Some(loader) = supply.stats() {
         stats.set_loader(loader);
     }
     let resumed = saved.as_ref().map(|saved| saved.path.clone());
     let failure = Mutex::new(None);
     let peak = plan.peak_flops_per_s();
-    let shared = Shared { plan, control, stats, log, supply, shelf, resumed, first_step, peak, failure };
+    let inquest = (!plan.world.alone()).then(|| Inquest::prepare(&address, &plan.world, &store));
+    let nccl = nccl(plan);
+    let shared =
+        Shared { plan, control, stats, log, supply, shelf, resumed, first_step, peak, failure, pulse };
     let mut saved = saved; // For rank 0, which shares it with the others.
     let ends: Vec<Option<rank::End>> = std::thread::scope(|scope| {
+        scope.spawn(|| shared.pulse.beat(stats));
         let ranks: Vec<_> = plan
             .world
             .ranks()
             .map(|rank| {
                 let (shared, address, saved) = (&shared, address.clone(), saved.take());
+                let nccl = nccl.as_deref();
                 std::thread::Builder::new()
                     .name(format!("rank {rank}"))
                     .spawn_scoped(scope, move || {
                         // The group outlives the failure's record: others notice when it goes.
-                        let comm = match Comm::join(&address, rank, shared.plan.world.size, timeout) {
+                        let comm = match Comm::join(&address, rank, &shared.plan.world, nccl, timeout) {
                             Ok(comm) => comm,
                             Err(error) => return shared.fail(rank, error),
                         };
@@ -145,10 +155,16 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
                     .map_err(|error| shared.fail(rank, io("starting a rank in", &plan.run)(error)))
             })
             .collect();
-        ranks.into_iter().map(|rank| rank.ok().and_then(|rank| rank.join().ok().flatten())).collect()
+        let ends =
+            ranks.into_iter().map(|rank| rank.ok().and_then(|rank| rank.join().ok().flatten())).collect();
+        shared.pulse.rest();
+        ends
     });
     shared.supply.stop();
-    if let Some(error) = shared.failure.into_inner().unwrap_or_else(|held| held.into_inner()) {
+    if let Some(mut error) = shared.failure.into_inner().unwrap_or_else(|held| held.into_inner()) {
+        if let (TrainError::Lost { blame, .. }, Some(inquest)) = (&mut error, inquest) {
+            *blame = inquest.who();
+        }
         shared.log.event("failed", json!({ "error": error.to_string() }));
         return Err(error);
     }
@@ -163,8 +179,15 @@ impl Shared<'_> {
     /// Records the failure of a rank, if it is the first.
     fn fail(&self, rank: u32, error: TrainError) -> Option<rank::End> {
         tracing::error!(rank, %error, "A rank failed.");
+        self.control.note_failure(&format!("rank {rank}: {error}"));
         let mut failure = self.failure.lock().unwrap_or_else(|held| held.into_inner());
+        if failure.is_none() && !error.is_echo() {
+            self.pulse.failed(rank, &error.to_string());
+        }
         failure.get_or_insert(match error {
+            error if error.is_echo() && !self.plan.world.alone() => {
+                TrainError::Lost { blame: String::new(), rank, reason: brief(&error.to_string()) }
+            }
             error @ (TrainError::NotFinite { .. } | TrainError::Io { .. }) => error,
             error => match error.to_string() {
                 reason if no_room(&reason) => {
@@ -241,6 +264,29 @@ fn sizes(plan: &Plan) -> String {
         plan.model.image_px,
         plan.model.depth
     )
+}
+
+/// The plug-in that carries gradients between GPUs, if this is a run on GPUs and it is there.
+fn nccl(plan: &Plan) -> Option<String> {
+    if plan.device == Device::Cpu || plan.world.size == 1 {
+        return None;
+    }
+    let found = plugin().map(|path| path.display().to_string());
+    match &found {
+        Some(plugin) => {
+            tracing::info!(plugin, "Gradients go through NCCL, which was never run on a GPU here.")
+        }
+        None => tracing::warn!(
+            "libbeit_nccl.so is neither beside this program nor in BEIT_NCCL, so gradients go through the host's memory, \
+             slowly; make nccl builds it."
+        ),
+    }
+    found
+}
+
+/// Gloo's words without its guesses at what may have happened, for we know better.
+fn brief(words: &str) -> String {
+    words.split(" This is typically caused").next().unwrap_or(words).to_owned()
 }
 
 /// What a panic said.

@@ -9,8 +9,8 @@ use tch::Tensor;
 use crate::amp::{Amp, LossScaler, ScalerState};
 use crate::drop_path::DropPathKey;
 use crate::error::{TrainError, torch};
-use crate::feed::{Feed, Input};
-use crate::loss::{Score, score};
+use crate::feed::{Feed, Input, share};
+use crate::loss::{LossMean, Score, Weights, score};
 use crate::model::Model;
 use crate::optimizer::{Optimizer, OptimizerOptions};
 use crate::plan::Plan;
@@ -20,9 +20,9 @@ use crate::schedule::Schedule;
 /// What a rank saw in its own part of a step, before the update: means over its micro-batches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
-    /// Masked-token loss in nats.
+    /// Masked-token loss in nats, weighted so that the mean over ranks is the loss of the step.
     pub loss: f64,
-    /// Share of masked tokens guessed right.
+    /// Share of masked tokens guessed right, weighted likewise.
     pub mlm_acc: f64,
 }
 
@@ -48,6 +48,7 @@ pub(crate) struct Replica {
     scaler: Option<LossScaler>,
     micro_batches: u32,
     batch_size: u32,
+    loss_mean: LossMean,
     seed: u64,
     first_position: u32,
 }
@@ -64,7 +65,7 @@ impl Replica {
         saved: Option<(&Tensors, &Tensors)>,
         scaler: Option<ScalerState>,
     ) -> Result<Replica, TrainError> {
-        let device = plan.device.of(comm.rank - plan.world.first);
+        let device = plan.device.of(plan.world.device_of(comm.rank));
         let recipe = &plan.recipe;
         let mut model = Model::new(&plan.model, recipe.seed, device).map_err(torch("building the model"))?;
         model.recompute_activations(recipe.checkpoint_activations);
@@ -78,7 +79,7 @@ impl Replica {
         take_over(&model, &mut optimizer, comm, saved)?;
         comm.same("weights", &digest(model.parameters())?)?;
         comm.same("optimizer states", &digest(&optimizer.state())?)?;
-        let reducer = Reducer::new(&comm.group, model.parameters(), ReducerOptions::default())
+        let reducer = Reducer::new(comm.gradients(), model.parameters(), ReducerOptions::default())
             .map_err(torch("preparing to average gradients"))?;
         let scaler = match recipe.amp() {
             Amp::Fp16 => Some(LossScaler::new(scaler, device)?),
@@ -95,6 +96,7 @@ impl Replica {
             scaler,
             micro_batches: recipe.update_freq,
             batch_size: recipe.batch_size,
+            loss_mean: recipe.loss_mean(),
             seed: recipe.seed,
             first_position: comm.rank * recipe.rank_batch(),
             model,
@@ -111,60 +113,74 @@ impl Replica {
     }
 
     /// Forward and backward, micro-batch by micro-batch; when it returns, gradients are averaged over ranks.
-    pub(crate) fn learn(&mut self, batch: &Batch<'_>) -> Result<Seen, TrainError> {
-        self.learn_parts(batch.step(), |feed, part, parts| feed.take(batch, part, parts))
+    pub(crate) fn learn(&mut self, batch: &Batch<'_>, comm: &Comm) -> Result<Seen, TrainError> {
+        let parts = self.micro_batches;
+        let hidden = |part| share(batch.mask(), part, parts).iter().filter(|flag| **flag != 0).count() as u64;
+        let hidden: Vec<u64> = (0..parts).map(hidden).collect();
+        self.learn_parts(batch.step(), comm, &hidden, |feed, part| feed.take(batch, part, parts))
     }
 
-    /// [`Replica::learn`] with micro-batches from wherever they come.
+    /// [`Replica::learn`] with micro-batches from wherever they come; `hidden` counts the hidden patches of each.
     pub(crate) fn learn_parts<I: Borrow<Input>>(
         &mut self,
         step: u64,
-        take: impl Fn(&Feed, u32, u32) -> Result<I, TrainError>,
+        comm: &Comm,
+        hidden: &[u64],
+        take: impl Fn(&Feed, u32) -> Result<I, TrainError>,
     ) -> Result<Seen, TrainError> {
+        let mut pending = Some(Weights::ask(self.loss_mean, comm, hidden)?);
         self.optimizer.zero_grad().map_err(torch("zeroing gradients"))?;
+        let mut weights = Vec::new();
         let mut seen: Option<[Tensor; 2]> = None;
-        for part in 0..self.micro_batches {
+        for (part, number) in (0..self.micro_batches).zip(0..) {
+            let input = take(&self.feed, part)?;
             let last = part + 1 == self.micro_batches;
-            let input = take(&self.feed, part, self.micro_batches)?;
-            let score = self.learn_part(input.borrow(), step, part, last)?;
-            let [loss, mlm_acc] = [score.loss.detach(), score.mlm_acc];
+            let score = self.forward(input.borrow(), step, part, last)?;
+            if let Some(pending) = pending.take() {
+                weights = pending.get()?;
+            }
+            let weight: f64 = weights[number];
+            self.backward(&score, weight, last)?;
+            let here = [score.loss.detach() * weight, score.mlm_acc * weight];
             seen = Some(match seen {
-                None => [loss, mlm_acc],
-                Some([losses, accs]) => [losses + loss, accs + mlm_acc],
+                None => here,
+                Some([losses, accs]) => {
+                    let [loss, acc] = here;
+                    [losses + loss, accs + acc]
+                }
             });
         }
         let Some([loss, mlm_acc]) = seen else {
             return Err(TrainError::Broken("a step has no micro-batch".to_owned()));
         };
-        let parts = f64::from(self.micro_batches);
-        Ok(Seen { loss: number(&loss)? / parts, mlm_acc: number(&mlm_acc)? / parts })
+        Ok(Seen { loss: number(&loss)?, mlm_acc: number(&mlm_acc)? })
     }
 
-    /// One micro-batch. Gradients add up on this rank; with the last one they go out to the others.
-    fn learn_part(&self, input: &Input, step: u64, part: u32, last: bool) -> Result<Score, TrainError> {
+    fn forward(&self, input: &Input, step: u64, part: u32, last: bool) -> Result<Score, TrainError> {
         let first_position = self.first_position + part * self.batch_size;
         let drop = DropPathKey { seed: self.seed, step, first_position };
         if last {
             self.reducer.before_forward().map_err(torch("preparing to average gradients"))?;
         }
-        let score = {
-            let _amp = self.amp.enter(self.model.device())?;
-            let logits = self
-                .model
-                .forward_hidden(&input.pixels, &input.hidden, Some(drop))
-                .map_err(torch("running the model"))?; // [M, V]
-            score(&logits, &input.labels).map_err(torch("computing the loss"))?
-        };
+        let _amp = self.amp.enter(self.model.device())?;
+        let logits = self
+            .model
+            .forward_hidden(&input.pixels, &input.hidden, Some(drop))
+            .map_err(torch("running the model"))?; // [M, V]
+        score(&logits, &input.labels).map_err(torch("computing the loss"))
+    }
+
+    /// Gradients add up on this rank; with the last micro-batch they go out to the others.
+    fn backward(&self, score: &Score, weight: f64, last: bool) -> Result<(), TrainError> {
         if last {
             self.reducer.before_backward(&[]).map_err(torch("preparing to average gradients"))?;
         }
-        let factor = self.scaler.as_ref().map_or(1.0, LossScaler::scale) / f64::from(self.micro_batches);
+        let scale = self.scaler.as_ref().map_or(1.0, LossScaler::scale);
         score
             .loss
-            .f_mul_scalar(factor)
+            .f_mul_scalar(scale * weight)
             .and_then(|loss| loss.f_backward())
-            .map_err(torch("computing gradients"))?;
-        Ok(score)
+            .map_err(torch("computing gradients"))
     }
 
     /// Scales gradients back and clips them; the update is [`Replica::update`]'s, once all ranks agree to it.

@@ -30,12 +30,10 @@ impl House {
         self.folder.path().join(name)
     }
 
-    /// `beit-train train` on the set, into `run`.
+    /// `beit-train run` on the set, into `run`.
     fn train(&self, run: &str, ranks: u32, settings: &[&str]) -> Command {
         let mut command = beit_train();
-        command
-            .current_dir(self.folder.path())
-            .args(["train", "--shards", "a.shards", "--run", run, "--json"]);
+        command.current_dir(self.folder.path()).args(["run", "--shards", "a.shards", "--run", run, "--json"]);
         command.args(["--recipe", "pretrain-tiny-cpu", "--ranks", &ranks.to_string()]);
         for setting in RECIPE.iter().chain(settings) {
             command.args(["--set", setting]);
@@ -54,7 +52,7 @@ impl House {
 
 fn beit_train() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_beit-train"));
-    for name in ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"] {
+    for name in ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "PET_NNODES"] {
         command.env_remove(name);
     }
     command
@@ -131,7 +129,7 @@ fn it_trains_and_evaluates_as_the_help_says() {
 #[test]
 fn mistakes_are_told_apart_by_exit_code_and_words() {
     let house = House::new();
-    ends(beit_train().args(["train"]), 2);
+    ends(beit_train().args(["run"]), 2);
     let (_, err) = ends(&mut house.train("a.run", 1, &["num_mask_patch=3"]), 1);
     assert!(err.contains("did you mean num_mask_patches?"), "{err}");
     let (_, err) = ends(&mut house.train("a.run", 1, &["patch_size=16"]), 1);
@@ -205,17 +203,26 @@ fn a_full_disk_keeps_the_old_checkpoints_and_says_so() {
     assert_eq!(summary(&out)["resumed_from"], 4);
 }
 
-/// Processes that meet as torchrun's do.
+/// Two processes that meet as torchrun's do.
 fn launch(house: &House, run: &str, settings: &[&str]) -> Vec<Child> {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    (0..2)
-        .map(|rank: u32| {
-            let mut command = house.train(run, 1, settings);
-            command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2");
-            command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-            start(&mut command)
-        })
-        .collect()
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let variables = |rank: u32| {
+        let rank = rank.to_string();
+        let pairs =
+            [("RANK", &*rank), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &*port)];
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    };
+    launch_with(house, run, 1, settings, variables)
+}
+
+fn launch_with(
+    house: &House,
+    run: &str,
+    ranks: u32,
+    settings: &[&str],
+    variables: impl Fn(u32) -> Vec<(String, String)>,
+) -> Vec<Child> {
+    (0..2).map(|process| start(house.train(run, ranks, settings).envs(variables(process)))).collect()
 }
 
 #[test]
@@ -228,18 +235,89 @@ fn two_processes_train_what_two_threads_train() {
     assert!(house.model("threads.run", 8) == house.model("processes.run", 8));
 }
 
+/// One task per node, with as many ranks as it is asked for.
 #[test]
-fn a_process_that_dies_stops_the_other() {
+fn two_tasks_of_slurm_with_two_ranks_each_train_what_four_threads_train() {
     let house = House::new();
-    let mut children = launch(&house, "a.run", &["steps=100000", "save_every_steps=5"]);
+    let settings = ["batch_size=2"];
+    ends(&mut house.train("threads.run", 4, &settings), 0);
+    let job = std::process::id().to_string(); // stands for a job's number: the port is derived from it
+    let tasks = launch_with(&house, "slurm.run", 2, &settings, |task| {
+        let task = task.to_string();
+        let pairs = [
+            ("SLURM_PROCID", &*task),
+            ("SLURM_NTASKS", "2"),
+            ("SLURM_LOCALID", "0"),
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_JOB_ID", &*job),
+            ("SLURM_JOB_NODELIST", "127.0.0.1,node[2-4]"),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    });
+    for child in tasks {
+        let (_, err) = told(child.wait_with_output().unwrap(), 0);
+        assert!(err.contains("2 per rank x 4 ranks = 8 per step"), "{err}");
+    }
+    assert!(house.model("threads.run", 8) == house.model("slurm.run", 8));
+}
+
+/// A fault befalls process `whose` of a run of two; the other must say so within the time that collectives may take.
+#[track_caller]
+fn one_of_two_is_lost(whose: usize, fault: rustix::process::Signal, timeout_s: u64) -> (House, String) {
+    let house = House::new();
+    let timeout = format!("collective_timeout_s={timeout_s}");
+    let mut children = launch(&house, "a.run", &["steps=100000", "save_every_steps=5", &timeout]);
     wait_for(&mut children[0], || house.has("a.run", 5));
-    children[1].kill().unwrap();
-    children[1].wait().unwrap();
+    let mut lost = children.remove(whose);
+    signal(&lost, fault);
     let begun = Instant::now();
     let (_, err) = told(children.remove(0).wait_with_output().unwrap(), 1);
-    assert!(err.contains("rank 0: ") && err.contains("onnection"), "{err}");
-    assert!(begun.elapsed() < Duration::from_secs(30));
-    assert!(house.has("a.run", 5));
+    // Beside the timeout: a survivor watches the others' signs, and who serves the store stays a little for the others.
+    let most = Duration::from_secs(timeout_s + 20);
+    assert!(begun.elapsed() < most, "it took {:?}: {err}", begun.elapsed());
+    let pid = lost.id();
+    lost.kill().unwrap();
+    lost.wait().unwrap();
+    let line = err.lines().rfind(|line| line.starts_with("beit-train: ")).unwrap_or_default().to_owned();
+    println!("after {:?}: {line}", begun.elapsed());
+    let rank = format!("rank {whose} (process {pid} on ");
+    assert!(line.starts_with(&format!("beit-train: {rank}")), "{err}");
+    (house, line)
+}
+
+#[test]
+fn a_process_that_is_killed_is_named_and_the_run_goes_on_from_its_checkpoint() {
+    let (house, line) = one_of_two_is_lost(1, rustix::process::Signal::KILL, 30);
+    assert!(line.contains("has not been heard of for") && line.contains(" and is dead"), "{line}");
+    assert!(line.contains("; last after step ") && line.contains("; rank 0 noticed: "), "{line}");
+    let log = fs::read_to_string(house.path("a.run/log.jsonl")).unwrap();
+    assert!(log.lines().last().unwrap().contains("\"failed\"") && log.contains("rank 1 (process"), "{log}");
+    let settings = ["steps=100000", "save_every_steps=5"];
+    let mut again = launch(&house, "a.run", &settings);
+    wait_for(&mut again[0], || {
+        let log = fs::read_to_string(house.path("a.run/log.jsonl")).unwrap();
+        let starts = log.lines().filter(|line| line.contains("\"event\":\"start\""));
+        starts.filter(|line| !line.contains("\"step\":0,")).count() == 1
+    });
+    signal(&again[0], rustix::process::Signal::TERM);
+    for child in again {
+        told(child.wait_with_output().unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_process_that_hangs_is_named_within_the_timeout() {
+    let (_, line) = one_of_two_is_lost(1, rustix::process::Signal::STOP, 5);
+    assert!(line.contains("has not been heard of for") && line.contains(" and is stopped"), "{line}");
+}
+
+#[test]
+fn the_process_that_keeps_the_meeting_point_is_named_too() {
+    let (_, line) = one_of_two_is_lost(0, rustix::process::Signal::KILL, 30);
+    assert!(line.contains("which kept the meeting point of the ranks at 127.0.0.1:"), "{line}");
+    assert!(line.contains(" is gone or out of reach; rank 1 noticed: "), "{line}");
+    let (_, line) = one_of_two_is_lost(0, rustix::process::Signal::STOP, 5);
+    assert!(line.contains(" does not answer; rank 1 noticed: "), "{line}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use beit_loader::Batch;
 use serde_json::json;
 
-use super::Shared;
 use super::streak::{self, Next, Odd, Skipped, Streak};
+use super::{Shared, trace};
 use crate::checkpoint::{Checkpoint, Metrics, State};
 use crate::error::{TrainError, torch};
 use crate::ranks::Comm;
@@ -34,6 +34,8 @@ struct Agreed {
     grown: bool,
     /// Why the weights must not change.
     odd: Option<Odd>,
+    /// Which samples all ranks saw.
+    batch: f64,
 }
 
 /// How long a paused rank sleeps between two looks.
@@ -77,14 +79,15 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
         stats.enter(local, Stage::Step);
         let stepping = Instant::now();
         let epoch = batch.epoch();
-        let seen = replica.learn(&batch)?;
+        let samples = trace::part(&batch, u64::from(comm.rank) * u64::from(plan.recipe.rank_batch()));
+        let seen = replica.learn(&batch, comm)?;
         let ids = batch.ids().to_vec();
         drop(batch);
         stats.ranks[local].step_ns.fetch_add(stepping.elapsed().as_nanos() as u64, Relaxed);
 
         stats.enter(local, Stage::Agree);
         let (gradients, grad_norm) = replica.clip()?;
-        let agreed = agree(shared, comm, seen, grad_norm)?;
+        let agreed = agree(shared, comm, seen, grad_norm, samples)?;
         stats.enter(local, Stage::Update);
         let (lr, weight_decay) = match &agreed.odd {
             None => {
@@ -157,7 +160,13 @@ fn first_batch(shared: &Shared<'_>, comm: &Comm, batch: &Batch<'_>) {
 }
 
 /// Sums up what ranks saw and what was asked of them, so that all go on, or stop, at the same step.
-fn agree(shared: &Shared<'_>, comm: &Comm, seen: Seen, grad_norm: f64) -> Result<Agreed, TrainError> {
+fn agree(
+    shared: &Shared<'_>,
+    comm: &Comm,
+    seen: Seen,
+    grad_norm: f64,
+    samples: f64,
+) -> Result<Agreed, TrainError> {
     let flag = |yes: bool| f64::from(u8::from(yes));
     let control = shared.control;
     let mut notes = vec![
@@ -167,6 +176,7 @@ fn agree(shared: &Shared<'_>, comm: &Comm, seen: Seen, grad_norm: f64) -> Result
         flag(control.take_checkpoint()),
         flag(control.pause_wanted()),
         flag(comm.rank == 0 && shared.supply.grown()),
+        samples,
     ];
     let first_flag = notes.len();
     // A loss that is no number spoils the averaged gradients of every rank, so the norm alone would name them all.
@@ -191,6 +201,7 @@ fn agree(shared: &Shared<'_>, comm: &Comm, seen: Seen, grad_norm: f64) -> Result
         pause: sums[4] > 0.0,
         grown: sums[5] > 0.0,
         odd,
+        batch: sums[6],
     })
 }
 
@@ -237,6 +248,7 @@ fn tell(
     shared.log.line(json!({
         "step": step,
         "epoch": epoch,
+        "batch": trace::text(agreed.batch),
         "loss": agreed.loss,
         "mlm_acc": agreed.mlm_acc,
         "lr": update.lr,

@@ -6,7 +6,7 @@ use super::*;
 use crate::device::Device;
 use crate::evaluate::{EvaluateAsk, evaluate};
 use crate::plan::Ask;
-use crate::ranks::World;
+use crate::ranks::{Meeting, World};
 use crate::recipe::Recipe;
 use crate::testing::{RECIPE, write_shard, write_shards};
 
@@ -141,19 +141,108 @@ fn a_finished_run_starts_no_more() {
     assert_eq!((longer.step, longer.resumed_from), (4, Some(2)));
 }
 
+/// Which samples each step saw, by the log; a step that was done twice counts as it was last done.
+fn batches(run: &Path) -> Vec<String> {
+    let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let mut batches = Vec::new();
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        if let (Some(step), Some(batch)) = (line["step"].as_u64(), line["batch"].as_str()) {
+            batches.resize(step as usize, String::new());
+            batches[step as usize - 1] = batch.to_owned();
+        }
+    }
+    batches
+}
+
+/// Ranks, samples of each; together always 8.
+const SPLITS: [(u32, &str); 3] = [(1, "batch_size=8"), (2, "batch_size=4"), (4, "batch_size=2")];
+
+/// Blocks so large that many masks fall short.
+const UNEVEN: (&str, &str) = ("num_mask_patches=9", "min_mask_patches_per_block=5");
+
 #[test]
-fn ranks_share_a_batch_as_one_rank_would_have_it() {
+fn any_number_of_ranks_trains_alike_with_a_global_mean() {
     let folder = tempfile::tempdir().unwrap();
     let shards = folder.path().join("a.shards");
-    write_shards(&shards, 24, 1, "one");
-    let (one, two) = (folder.path().join("one.run"), folder.path().join("two.run"));
-    let settings = |batch| ["steps=20", "lr=1e-3", "drop_path=0.2", batch];
-    start(&plan(&shards, &one, 1, &settings("batch_size=8"))).unwrap();
-    start(&plan(&shards, &two, 2, &settings("batch_size=4"))).unwrap();
-    // The reference averages the ranks' means, and ranks hide unequal counts: equal within a few per cent only.
-    for (step, (one, two)) in losses(&one).iter().zip(losses(&two)).enumerate() {
-        assert!((one - two).abs() < 0.05 * one, "step {}: {one} with one rank, {two} with two", step + 1);
+    write_shards(&shards, 22, 1, "one");
+    let train = |(ranks, batch): (u32, &str), mean: &str| {
+        let run = folder.path().join(format!("{ranks}-{mean}.run"));
+        start(&plan(&shards, &run, ranks, &["steps=20", UNEVEN.0, UNEVEN.1, batch, mean])).unwrap();
+        (losses(&run), batches(&run))
+    };
+    let far = |a: &[f64], b: &[f64]| {
+        a.iter().zip(b).map(|(a, b)| ((a - b) / a).abs()).fold(0.0, |far: f64, one| far.max(one))
+    };
+    let (one, seen) = train(SPLITS[0], "loss_mean=global");
+    assert_eq!((one.len(), seen.len()), (20, 20));
+    assert!(seen.iter().collect::<std::collections::HashSet<_>>().len() == 20, "steps see different samples");
+    for split in &SPLITS[1..] {
+        let (losses, batches) = train(*split, "loss_mean=global");
+        assert_eq!(batches, seen, "{} ranks see other samples", split.0);
+        let away = far(&one, &losses);
+        println!("global, {} ranks: {away:.1e} from one rank", split.0);
+        assert!(away < 2e-5, "{} ranks are {away:.1e} from one: {one:?} {losses:?}", split.0);
     }
+    // The reference averages the ranks' means, and ranks hide unequal numbers: near, and never nearer.
+    for split in &SPLITS[1..] {
+        let (losses, batches) = train(*split, "loss_mean=rank");
+        assert_eq!(batches, seen);
+        let away = far(&one, &losses);
+        println!("rank, {} ranks: {away:.1e} from one rank", split.0);
+        assert!((1e-4..0.1).contains(&away), "{} ranks are {away:.1e} from one: {one:?} {losses:?}", split.0);
+    }
+    let (alone, _) = train(SPLITS[0], "loss_mean=rank");
+    assert_eq!(alone, one, "for a single rank both means are one");
+}
+
+#[test]
+fn another_number_of_ranks_goes_on_in_the_same_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = folder.path().join("a.shards");
+    write_shards(&shards, 22, 1, "one");
+    let settings = |batch| ["steps=9", "save_every_steps=3", "loss_mean=global", batch];
+    let whole = folder.path().join("whole.run");
+    start(&plan(&shards, &whole, 2, &settings("batch_size=4"))).unwrap();
+    let run = folder.path().join("moved.run");
+    copy_checkpoint(&whole, &run, 3);
+    for (steps, (ranks, batch)) in [("steps=6", SPLITS[0]), ("steps=9", SPLITS[2])] {
+        // The schedules count all steps, so only the last part may say where to end.
+        let mut plan = plan(&shards, &run, ranks, &settings(batch));
+        plan.steps = steps[6..].parse().unwrap();
+        let from = start(&plan).unwrap().resumed_from;
+        assert_eq!(from, Some(plan.steps - 3));
+    }
+    assert_eq!(batches(&run)[3..], batches(&whole)[3..]);
+    let message = start(&plan(&shards, &run, 2, &settings("batch_size=8"))).unwrap_err().to_string();
+    assert!(message.contains("batch_size x ranks was 8, now 16"), "{message}");
+}
+
+/// Two runs in this process that meet as two processes do. The second has counters for no rank, so its rank panics.
+#[test]
+fn a_rank_that_panics_is_named_by_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = folder.path().join("a.shards");
+    write_shards(&shards, 16, 1, "one");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let process = |rank: u32| {
+        let mut ask = ask(&shards, &folder.path().join("a.run"), 1, &["steps=8"]);
+        let (host, serve) = ("127.0.0.1".to_owned(), rank == 0);
+        let meeting = Meeting::At { host, port, serve, agent: false, prefix: None };
+        ask.world = World { size: 2, first: rank, local: 1, first_device: 0, meeting };
+        Plan::new(ask).unwrap()
+    };
+    let (first, second) = (process(0), process(1));
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| run(&second, &Control::new(), &TrainStats::new(1..1)));
+        (run(&first, &Control::new(), &TrainStats::new(0..1)), second.join().unwrap())
+    });
+    let second = second.unwrap_err().to_string();
+    assert!(second.starts_with("rank 1: panicked: index out of bounds"), "{second}");
+    let first = first.unwrap_err().to_string();
+    assert!(first.starts_with(&format!("rank 1 (process {} on ", std::process::id())), "{first}");
+    assert!(first.contains(") failed: panicked: index out of bounds"), "{first}");
+    assert!(first.contains("; rank 0 noticed: "), "{first}");
 }
 
 #[test]

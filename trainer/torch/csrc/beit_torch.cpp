@@ -219,6 +219,10 @@ int64_t bt_store_add(void* store, const char* key, int64_t amount, char** err) {
   return guarded(err, 0, [&]() -> int64_t { return static_cast<StoreHandle*>(store)->store->add(key, amount); });
 }
 
+int bt_store_has(void* store, const char* key, char** err) {
+  return guarded(err, -1, [&]() -> int { return static_cast<StoreHandle*>(store)->store->check({key}); });
+}
+
 void bt_store_free(void* store) {
   char* ignored = nullptr;
   guarded(&ignored, 0, [&]() -> int { delete static_cast<StoreHandle*>(store); return 0; });
@@ -231,7 +235,8 @@ void* bt_group_gloo(void* store, int rank, int size, int64_t timeout_ms, const c
   return guarded(err, nullptr, [&]() -> void* {
     auto keys = static_cast<StoreHandle*>(store)->store;
     auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(timeout_ms));
-    options->devices.push_back(*host ? c10d::ProcessGroupGloo::createDeviceForHostname(host)
+    options->devices.push_back(*host == '%' ? c10d::ProcessGroupGloo::createDeviceForInterface(host + 1)
+                               : *host ? c10d::ProcessGroupGloo::createDeviceForHostname(host)
                                      : c10d::ProcessGroupGloo::createDefaultDevice());
     options->threads = threads;
     auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(keys, rank, size, options);

@@ -42,6 +42,7 @@ unsafe extern "C" {
     ) -> *mut u8;
     pub(crate) fn bt_bytes_free(bytes: *mut u8);
     pub(crate) fn bt_store_add(store: *mut c_void, key: *const c_char, amount: i64, err: Message) -> i64;
+    pub(crate) fn bt_store_has(store: *mut c_void, key: *const c_char, err: Message) -> c_int;
     pub(crate) fn bt_store_free(store: *mut c_void);
 
     pub(crate) fn bt_group_gloo(

@@ -15,8 +15,8 @@ use crate::store::Store;
 pub enum Backend {
     /// Gloo over TCP, for tensors on the CPU.
     Gloo {
-        /// Name or address of this machine to bind to and to tell the others; empty = what the host name resolves to,
-        /// which containers often get wrong.
+        /// Name or address of this machine to bind to and to tell the others, or `%` and the name of an interface;
+        /// empty = what the host name resolves to, which containers often get wrong.
         host: String,
         /// Threads that move bytes.
         threads: u32,

@@ -99,6 +99,17 @@ impl Store {
         Ok(value)
     }
 
+    /// Whether somebody has set `key`; does not wait.
+    ///
+    /// # Errors
+    /// the server is gone
+    pub fn has(&self, key: &str) -> Result<bool, TorchError> {
+        let doing = || format!("looking for {key} in the rendezvous store");
+        let name = text(doing, key)?;
+        // SAFETY: the handle is live, `name` outlives the call.
+        call(doing, |err| unsafe { ffi::bt_store_has(self.0, name.as_ptr(), err) }).map(|has| has > 0)
+    }
+
     /// Adds to the counter `key` (0 at first) and gives the new count.
     ///
     /// # Errors

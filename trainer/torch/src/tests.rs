@@ -52,6 +52,7 @@ fn a_store_hands_values_from_one_client_to_another() {
     let client = Store::connect("127.0.0.1", port, 2, PATIENCE).unwrap();
     client.set("plan", b"\0 two \xff").unwrap();
     assert_eq!(server.get("plan").unwrap(), b"\0 two \xff");
+    assert!(client.has("plan").unwrap() && !client.has("nothing").unwrap());
     client.set("nothing", b"").unwrap();
     assert_eq!(server.get("nothing").unwrap(), b"");
     assert_eq!(server.add("ready", 1).unwrap(), 1);
