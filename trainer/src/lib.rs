@@ -10,14 +10,18 @@ pub mod recipe;
 
 pub mod checkpoint;
 pub mod control;
+mod epoch_log;
 pub mod evaluate;
 mod feed;
 mod generation;
 mod lock;
 mod log;
+pub mod memory;
+mod meter;
 pub mod run;
 pub mod stats;
 mod step;
+mod tensorboard;
 
 pub mod drop_path;
 pub mod init;

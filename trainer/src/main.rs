@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use beit_trainer::control::Control;
 use beit_trainer::device::Device;
@@ -69,7 +69,8 @@ fn resolve(args: PlanArgs) -> Result<Plan, TrainError> {
     };
     let world = World::from_env(|name| std::env::var(name).ok())?.unwrap_or_else(|| World::inside(local));
     let run = args.run.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe_name));
-    Plan::new(Ask { recipe_name, recipe, shards: args.shards, run, world, device })
+    let PlanArgs { shards, resume_anyway, .. } = args;
+    Plan::new(Ask { recipe_name, recipe, shards, run, world, device, resume_anyway })
 }
 
 fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
@@ -77,16 +78,10 @@ fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
     eprintln!("{plan}");
     let control = Arc::new(Control::new());
     watch_signals(&control)?;
-    let stats = Arc::new(TrainStats::new(plan.world.ranks()));
+    let stats = TrainStats::new(plan.world.ranks());
     let begun = Instant::now();
-    let outcome = std::thread::scope(|scope| {
-        let (sender, over) = std::sync::mpsc::channel::<()>();
-        let watched = stats.clone();
-        scope.spawn(move || progress(&watched, &over));
-        let outcome = run(&plan, &control, &stats);
-        drop(sender);
-        outcome
-    })?;
+    stats.print_with(|line| eprintln!("{line}"));
+    let outcome = run(&plan, &control, &stats)?;
     let state = if outcome.finished { "finished" } else { "stopped as asked" };
     eprintln!(
         "{state} at step {} of {} after {:.1} s; checkpoint {}",
@@ -108,6 +103,8 @@ fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
                 "mlm_acc": stats.mlm_acc.get(),
                 "samples_per_s": stats.samples_per_s.get(),
                 "seconds": begun.elapsed().as_secs_f64(),
+                "checkpoint_blocked_s": stats.checkpoint.blocked_ns.load(Relaxed) as f64 / 1e9,
+                "peak_memory_bytes": stats.peak_memory_bytes.load(Relaxed),
             })
         );
     }
@@ -129,33 +126,6 @@ fn watch_signals(control: &Arc<Control>) -> anyhow::Result<()> {
         }
     })?;
     Ok(())
-}
-
-/// Says every few seconds how far the run is, until `over` closes.
-fn progress(stats: &TrainStats, over: &std::sync::mpsc::Receiver<()>) {
-    use std::sync::mpsc::RecvTimeoutError;
-    let mut told = 0;
-    while over.recv_timeout(Duration::from_secs(5)) == Err(RecvTimeoutError::Timeout) {
-        let step = stats.step.load(Relaxed);
-        if step == told {
-            continue;
-        }
-        told = step;
-        let left = stats.steps.load(Relaxed).saturating_sub(step);
-        let done_here = stats.steps_here.load(Relaxed).max(1);
-        let samples_per_step = stats.samples.load(Relaxed) as f64 / step.max(1) as f64;
-        let eta = left as f64 * samples_per_step / stats.samples_per_s.get().max(1e-9);
-        eprintln!(
-            "step {step}/{} epoch {} loss {:.4} mlm_acc {:.4} lr {:.2e} {:.1} samples/s, {:.0} s left ({done_here} steps here)",
-            stats.steps.load(Relaxed),
-            stats.epoch.load(Relaxed),
-            stats.loss.get(),
-            stats.mlm_acc.get(),
-            stats.lr.get(),
-            stats.samples_per_s.get(),
-            eta,
-        );
-    }
 }
 
 fn show(args: PlanArgs, json: bool) -> anyhow::Result<()> {

@@ -1,6 +1,8 @@
 //! A run from start to end: one thread per local rank, all fed by one loader, all stopping together.
 
 mod rank;
+mod reporter;
+mod saver;
 mod supply;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +24,7 @@ use crate::plan::{DataFacts, Plan, open_set};
 use crate::ranks::{Comm, open};
 use crate::stats::{Stage, TrainStats};
 
+use self::saver::saver;
 use self::supply::Supply;
 
 /// How a run ended, if it ended well.
@@ -60,8 +63,6 @@ struct Shared<'a> {
     log: Log,
     supply: Supply,
     shelf: Option<Shelf>,
-    /// Where the run goes on from, in the process that leads.
-    resumed: Option<PathBuf>,
     first_step: u64,
     /// The first failure; those after it are its echoes.
     failure: Mutex<Option<TrainError>>,
@@ -80,8 +81,14 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
         Some(shelf) => resume(plan, shelf, stats)?,
         None => None,
     };
-    let generations = generations(plan, &set, saved.as_ref())?;
+    let generations = generations(plan, &set, saved.as_ref().map(|(saved, _)| saved))?;
     let log = if leads { Log::open(&plan.run)? } else { Log::none() };
+    let saved = saved.map(|(saved, differences)| {
+        if !differences.is_empty() {
+            log.event("resumed_anyway", json!({ "step": saved.state.step, "differences": differences }));
+        }
+        saved
+    });
 
     let (_server, address) = open(&plan.world, timeout)?;
     let store = address.connect(plan.world.size, timeout)?;
@@ -112,16 +119,24 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
     if let Some(loader) = supply.stats() {
         stats.set_loader(loader);
     }
-    let resumed = saved.as_ref().map(|saved| saved.path.clone());
     let failure = Mutex::new(None);
-    let shared = Shared { plan, control, stats, log, supply, shelf, resumed, first_step, failure };
+    let shared = Shared { plan, control, stats, log, supply, shelf, first_step, failure };
+    let (saver, writer) = saver(saved.as_ref().map(|saved| saved.path.clone()));
+    let mut saver = leads.then_some(saver);
     let mut saved = saved; // For rank 0, which shares it with the others.
     let ends: Vec<Option<rank::End>> = std::thread::scope(|scope| {
+        let writer = leads
+            .then(|| {
+                let name = std::thread::Builder::new().name("checkpoints".to_owned());
+                name.spawn_scoped(scope, || writer.work(&shared))
+            })
+            .transpose()
+            .map_err(|error| shared.fail(0, io("starting to write checkpoints in", &plan.run)(error)));
         let ranks: Vec<_> = plan
             .world
             .ranks()
             .map(|rank| {
-                let (shared, address, saved) = (&shared, address.clone(), saved.take());
+                let (shared, address, saved, saver) = (&shared, address.clone(), saved.take(), saver.take());
                 std::thread::Builder::new()
                     .name(format!("rank {rank}"))
                     .spawn_scoped(scope, move || {
@@ -130,7 +145,7 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
                             Ok(comm) => comm,
                             Err(error) => return shared.fail(rank, error),
                         };
-                        match catch_unwind(AssertUnwindSafe(|| rank::train(shared, &comm, saved))) {
+                        match catch_unwind(AssertUnwindSafe(|| rank::train(shared, &comm, saved, saver))) {
                             Ok(Ok(end)) => Some(end),
                             Ok(Err(error)) => shared.fail(rank, error),
                             Err(panic) => shared.fail(rank, TrainError::Broken(words(panic.as_ref()))),
@@ -139,7 +154,12 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
                     .map_err(|error| shared.fail(rank, io("starting a rank in", &plan.run)(error)))
             })
             .collect();
-        ranks.into_iter().map(|rank| rank.ok().and_then(|rank| rank.join().ok().flatten())).collect()
+        let ends =
+            ranks.into_iter().map(|rank| rank.ok().and_then(|rank| rank.join().ok().flatten())).collect();
+        if let Ok(Some(writer)) = writer {
+            let _ = writer.join(); // Its panic is rank 0's failure, if it was still needed.
+        }
+        ends
     });
     shared.supply.stop();
     if let Some(error) = shared.failure.into_inner().unwrap_or_else(|held| held.into_inner()) {
@@ -169,7 +189,13 @@ impl Shared<'_> {
 }
 
 /// Finds and reads what to go on from, and makes sure that it belongs to this plan.
-fn resume(plan: &Plan, shelf: &Shelf, stats: &TrainStats) -> Result<Option<Checkpoint>, TrainError> {
+///
+/// What differs all the same, because somebody said so, comes with it.
+fn resume(
+    plan: &Plan,
+    shelf: &Shelf,
+    stats: &TrainStats,
+) -> Result<Option<(Checkpoint, Vec<String>)>, TrainError> {
     let search = shelf.newest()?;
     for (path, reason) in &search.skipped {
         stats.checkpoint.skipped.fetch_add(1, Relaxed);
@@ -178,14 +204,23 @@ fn resume(plan: &Plan, shelf: &Shelf, stats: &TrainStats) -> Result<Option<Check
     let Some(found) = search.found else { return Ok(None) };
     let saved = checkpoint::read(&found.path)?;
     let differences = plan.differences(&saved.state.plan);
+    if differences.iter().any(|difference| difference.weights) {
+        let differences = differences.iter().filter(|difference| difference.weights);
+        let differences = differences.map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        return Err(TrainError::OtherModel { checkpoint: found.path, differences });
+    }
+    let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     if !differences.is_empty() {
         let differences = differences.join("; ");
-        return Err(TrainError::OtherRun { checkpoint: found.path, differences });
+        if !plan.resume_anyway {
+            return Err(TrainError::OtherRun { checkpoint: found.path, differences });
+        }
+        tracing::warn!(differences, "Resuming another run, as asked.");
     }
     stats.checkpoint.step.store(saved.state.step, Relaxed);
     stats.checkpoint.published_unix_ms.store(saved.state.unix_ms, Relaxed);
     tracing::info!(step = saved.state.step, checkpoint = %found.path.display(), "Resuming.");
-    Ok(Some(saved))
+    Ok(Some((saved, differences)))
 }
 
 /// What the order of the run is made of: one generation of the set, or those that a checkpoint remembers.

@@ -22,6 +22,7 @@ fn ask(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Ask {
         run: run.into(),
         world: World::inside(ranks),
         device: Device::Cpu,
+        resume_anyway: false,
     }
 }
 
