@@ -270,6 +270,14 @@ mod tests {
     }
 
     #[test]
+    fn going_on_from_another_runs_weights_is_asked_for() {
+        for (more, expected) in [("", false), (" --resume-anyway", true)] {
+            let settings = resolve(&format!("{CPU}{more}"), &["a.shards"]).unwrap();
+            assert_eq!(settings.job.ask().unwrap().resume_anyway, expected);
+        }
+    }
+
+    #[test]
     fn the_ways_of_reading_and_the_budget_of_corrupt_samples_are_keys_too() {
         let line = format!("{CPU} --io pread --max-corrupt 3 --set order=blocks");
         let recipe = resolve(&line, &["a.shards"]).unwrap().job.ask().unwrap().recipe;

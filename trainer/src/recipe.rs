@@ -106,7 +106,7 @@ keys! {
     keep_every_steps: Option<u64> = None, "at least 1", |v| v.is_none_or(|v| v >= 1);
     /// Folder of TensorBoard's event files; none: no TensorBoard.
     log_dir: Option<String> = None, "a folder, or none", |v| v.as_ref().is_none_or(|v| !v.is_empty());
-    /// Steps between two lines on the console; an epoch's last step always has one.
+    /// Steps between two lines on the console.
     print_freq: u32 = 10, "at least 1", |v| *v >= 1;
     /// The size of the model by the reference's name; the five keys below change it.
     model: String = "beit_base_patch16_224_8k_vocab".into(), "beit_base_patch16_224_8k_vocab or \

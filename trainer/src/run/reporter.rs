@@ -60,12 +60,17 @@ impl Reporter {
         if let Some(events) = &mut self.events {
             events.scalars(step - 1, NAMES.iter().map(|name| tag(name)).zip(numbers.list()));
         }
-        let ends = at + 1 == of || step == plan.steps;
-        if ends || at.is_multiple_of(plan.recipe.print_freq.into()) {
+        let (last, ends) = (step == plan.steps, at + 1 == of || step == plan.steps);
+        let every = u64::from(plan.recipe.print_freq);
+        // Of epochs with fewer steps than that, only some are told: they would flood the console.
+        let short = of < every;
+        if last || if short { step.is_multiple_of(every) } else { ends || at.is_multiple_of(every) } {
             shared.stats.print(&self.epoch.line(at, of, peak_resident_bytes()));
         }
         if ends {
             self.log.append(&self.epoch);
+        }
+        if last || (ends && !short) {
             shared.stats.print(&self.epoch.end());
         }
     }
@@ -88,3 +93,6 @@ fn tag(name: &str) -> &'static str {
         _ => "opt/grad_norm",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -197,3 +197,6 @@ fn tell_failure(shared: &Shared<'_>, step: u64, error: &TrainError) {
     shared.log.event("checkpoint_failed", json!({ "step": step, "error": error.to_string() }));
     tracing::error!(step, %error, "A checkpoint could not be written; training goes on, and the older ones stay.");
 }
+
+#[cfg(test)]
+mod tests;
