@@ -66,6 +66,7 @@ pub struct Metrics {
     checkpoint_seconds: Gauge,
     checkpoints: Counter,
     checkpoint_failures: Counter,
+    checkpoint_blocked: Counter,
     restarts: CounterVec,
     state: GaugeVec,
     worker_up: Gauge,
@@ -181,6 +182,10 @@ impl Metrics {
             )?,
             checkpoint_failures: book
                 .counter("beit_trainer_checkpoint_failures_total", "Checkpoints that could not be saved.")?,
+            checkpoint_blocked: book.counter(
+                "beit_trainer_checkpoint_blocked_seconds_total",
+                "Time training stood still for checkpoints; they are written while it goes on.",
+            )?,
             restarts: book.counters(
                 "beit_daemon_restarts_total",
                 "Workers that died and were replaced, by cause.",
@@ -309,6 +314,7 @@ impl Metrics {
         let checkpoint = &sample.checkpoint;
         self.raise("saved", &self.checkpoints, checkpoint.saved as f64);
         self.raise("failed", &self.checkpoint_failures, checkpoint.failed as f64);
+        self.raise("blocked", &self.checkpoint_blocked, checkpoint.blocked_seconds);
         if let Some(step) = checkpoint.step {
             self.checkpoint_step.set(step as f64);
         }

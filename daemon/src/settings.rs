@@ -54,6 +54,9 @@ pub struct StartArgs {
     /// [default: runs/RECIPE]
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
+    /// Go on from the run directory's weights even if they learned from another data set, tokenizer or order
+    #[arg(long)]
+    pub resume_anyway: bool,
     /// Address of the page, /metrics and the API; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9777")]
     pub listen: SocketAddr,
@@ -107,6 +110,9 @@ pub struct Job {
     pub device: Device,
     /// How many.
     pub ranks: u32,
+    /// Whether to go on from weights of another data set, tokenizer or order too.
+    #[serde(default)]
+    pub resume_anyway: bool,
 }
 
 /// Everything a supervisor needs to know.
@@ -139,6 +145,7 @@ impl Job {
             run: self.run.clone(),
             world: World::inside(self.ranks),
             device: self.device,
+            resume_anyway: self.resume_anyway,
         })
     }
 }
@@ -175,7 +182,16 @@ impl Settings {
             None => discover::only_shards(here)?,
         };
         let run = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(&recipe_name));
-        let job = Job { recipe_name, recipe_text, set, shards, run: run.clone(), device, ranks };
+        let job = Job {
+            recipe_name,
+            recipe_text,
+            set,
+            shards,
+            run: run.clone(),
+            device,
+            ranks,
+            resume_anyway: args.resume_anyway,
+        };
         job.ask()?;
         Ok(Settings {
             job,
@@ -251,6 +267,14 @@ mod tests {
         let settings = resolve(&format!("{CPU} --steps 7 --threads 3 --set seed=5"), &["a.shards"]).unwrap();
         let recipe = settings.job.ask().unwrap().recipe;
         assert_eq!((recipe.steps, recipe.num_workers, recipe.seed), (Some(7), Some(3), 5));
+    }
+
+    #[test]
+    fn going_on_from_another_runs_weights_is_asked_for() {
+        for (more, expected) in [("", false), (" --resume-anyway", true)] {
+            let settings = resolve(&format!("{CPU}{more}"), &["a.shards"]).unwrap();
+            assert_eq!(settings.job.ask().unwrap().resume_anyway, expected);
+        }
     }
 
     #[test]

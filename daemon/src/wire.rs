@@ -162,8 +162,10 @@ pub struct CheckpointSample {
     pub at: Option<f64>,
     /// Its size on disk.
     pub bytes: u64,
-    /// How long the save took.
+    /// How long the save took, while training went on.
     pub seconds: f64,
+    /// How long training stood still for saves.
+    pub blocked_seconds: f64,
 }
 
 /// JSON has no NaN and no infinity: they travel as null and arrive as NaN.

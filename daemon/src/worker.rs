@@ -114,6 +114,7 @@ fn would_recur(error: &TrainError) -> bool {
         TrainError::Plan(_)
             | TrainError::Device(_)
             | TrainError::OtherRun { .. }
+            | TrainError::OtherModel { .. }
             | TrainError::NotFinite { .. }
             | TrainError::Locked { .. }
             | TrainError::OutOfMemory { .. }
@@ -220,6 +221,7 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
             at: (saved_ms > 0).then(|| saved_ms as f64 / 1e3),
             bytes: saved.bytes.load(Relaxed),
             seconds: saved.seconds.get(),
+            blocked_seconds: seconds(saved.blocked_ns.load(Relaxed)),
         },
     }
 }

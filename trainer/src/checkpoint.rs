@@ -2,21 +2,25 @@
 //!
 //! `checkpoints/step-00000040/` holds `model.safetensors` (the reference's state-dict names), `optimizer.safetensors`,
 //! `state.json` and `manifest.json`, which has the BLAKE3 of each and is written last. Step 40 means 40 updates done.
+//! `docs/checkpoints.md` says what is promised.
 
 mod manifest;
 mod shelf;
+mod snapshot;
 mod tensors;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use shelf::{Found, Published, Search, Shelf};
+pub use shelf::{Found, Keep, Published, Search, Shelf};
 
-use self::tensors::{pack, unpack};
+pub(crate) use self::snapshot::Snapshot;
+use self::tensors::unpack;
 use crate::amp::ScalerState;
 use crate::error::{TrainError, io};
 use crate::generation::Generation;
+use crate::meter::EpochSums;
 use crate::step::Tensors;
 
 const MODEL: &str = "model.safetensors";
@@ -43,11 +47,14 @@ pub struct State {
     /// How the data set has grown since the run began, from its first generation on.
     #[serde(default)]
     pub generations: Vec<Generation>,
+    /// Of a run with `amp = "fp16"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaler: Option<ScalerState>,
     /// Of the newest step whose loss was a number.
     pub metrics: Metrics,
-    /// Of a run with `amp = "fp16"`.
-    #[serde(default)]
-    pub scaler: Option<ScalerState>,
+    /// What the epoch under way adds to its line of `log.txt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch_sums: Option<EpochSums>,
     /// The plan of the start that wrote it.
     pub plan: serde_json::Value,
 }
@@ -84,15 +91,13 @@ pub(crate) fn write(
     model: &Tensors,
     optimizer: &Tensors,
 ) -> Result<Published, TrainError> {
-    let model = pack(model)?;
-    let optimizer = pack(optimizer)?;
     let state_text = serde_json::to_vec_pretty(state)
         .map_err(|error| TrainError::Broken(format!("writing {STATE}: {error}")))?;
     shelf.publish(
         state.step,
         &[
-            (MODEL, &|file| file.write_all(&model)),
-            (OPTIMIZER, &|file| file.write_all(&optimizer)),
+            (MODEL, &|file| tensors::write(model, file)),
+            (OPTIMIZER, &|file| tensors::write(optimizer, file)),
             (STATE, &|file| file.write_all(&state_text)),
         ],
     )

@@ -117,6 +117,9 @@ pub struct PlanArgs {
     /// The run directory: checkpoints and log. Default: runs/RECIPE, as beit-daemon's
     #[arg(long)]
     pub run: Option<PathBuf>,
+    /// Go on from the run directory's weights even if they learned from another data set, tokenizer or order.
+    #[arg(long)]
+    pub resume_anyway: bool,
     /// Steps in all; the same as --set steps=N
     #[arg(long)]
     pub steps: Option<u64>,

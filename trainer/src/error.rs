@@ -81,10 +81,22 @@ pub enum TrainError {
     Plan(String),
     /// A checkpoint that belongs to another run.
     #[error(
-        "{} does not continue this run: {differences}; change that back, or give another run directory",
+        "{} does not continue this run: {differences}; change that back, give another run directory, or take its \
+         weights over all the same with --resume-anyway",
         checkpoint.display()
     )]
     OtherRun {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What differs, thing by thing.
+        differences: String,
+    },
+    /// A checkpoint whose weights fit no other model.
+    #[error(
+        "the weights of {} are another model's: {differences}; change that back, or give another run directory",
+        checkpoint.display()
+    )]
+    OtherModel {
         /// The checkpoint.
         checkpoint: PathBuf,
         /// What differs, thing by thing.

@@ -108,6 +108,7 @@ pub fn evaluate(ask: &EvaluateAsk) -> Result<Report, TrainError> {
             run: trained.run.clone(),
             world: World::inside(1),
             device: Device::Cpu,
+            resume_anyway: false,
         },
         data,
     )?;

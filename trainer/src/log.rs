@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
@@ -14,6 +15,8 @@ use crate::stats::unix_ms;
 #[derive(Debug)]
 pub(crate) struct Log {
     file: Option<Mutex<File>>,
+    /// Whether the newest line was lost: the first of many is told, not each.
+    losing: AtomicBool,
 }
 
 impl Log {
@@ -29,12 +32,12 @@ impl Log {
         if !ends_with_newline(&path) {
             file.write_all(b"\n").map_err(io("writing", &path))?;
         }
-        Ok(Log { file: Some(Mutex::new(file)) })
+        Ok(Log { file: Some(Mutex::new(file)), losing: AtomicBool::new(false) })
     }
 
     /// A log that keeps nothing, for processes that do not lead.
     pub(crate) fn none() -> Log {
-        Log { file: None }
+        Log { file: None, losing: AtomicBool::new(false) }
     }
 
     /// Appends one object; a full disk costs the line, not the run.
@@ -45,8 +48,11 @@ impl Log {
             |held| held.into_inner().write_all(text.as_bytes()),
             |mut file| file.write_all(text.as_bytes()),
         );
-        if let Err(error) = written {
-            tracing::warn!(%error, "A line of log.jsonl was lost.");
+        let losing = self.losing.swap(written.is_err(), Relaxed);
+        if let Err(error) = written
+            && !losing
+        {
+            tracing::warn!(%error, "Lines of log.jsonl are being lost.");
         }
     }
 

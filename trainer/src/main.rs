@@ -69,7 +69,8 @@ fn resolve(args: PlanArgs) -> Result<Plan, TrainError> {
     let device = if args.gpus.is_some() { Device::Cuda } else { Device::Cpu };
     let world = World::from_env(|name| std::env::var(name).ok(), args.gpus.or(args.ranks))?;
     let run = args.run.unwrap_or_else(|| std::path::Path::new("runs").join(&recipe_name));
-    Plan::new(Ask { recipe_name, recipe, shards: args.shards, run, world, device })
+    let PlanArgs { shards, resume_anyway, .. } = args;
+    Plan::new(Ask { recipe_name, recipe, shards, run, world, device, resume_anyway })
 }
 
 fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
@@ -77,12 +78,13 @@ fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
     eprintln!("{plan}");
     let control = Arc::new(Control::new());
     watch_signals(&control)?;
-    let stats = Arc::new(TrainStats::new(plan.world.ranks()));
+    let stats = TrainStats::new(plan.world.ranks());
     let begun = Instant::now();
+    stats.print_with(|line| eprintln!("{line}"));
     let outcome = std::thread::scope(|scope| {
         let (sender, over) = std::sync::mpsc::channel::<()>();
-        let (watched, asked) = (stats.clone(), control.clone());
-        scope.spawn(move || progress(&watched, &asked, &over));
+        let (watched, asked) = (&stats, &control);
+        scope.spawn(move || watch_failure(watched, asked, &over));
         let outcome = run(&plan, &control, &stats);
         drop(sender);
         outcome
@@ -124,6 +126,8 @@ fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
                 "flops_per_step": stats.flops_per_step.get(),
                 "mfu": mfu,
                 "seconds": begun.elapsed().as_secs_f64(),
+                "checkpoint_blocked_s": stats.checkpoint.blocked_ns.load(Relaxed) as f64 / 1e9,
+                "peak_memory_bytes": stats.peak_memory_bytes.load(Relaxed),
             })
         );
     }
@@ -150,41 +154,21 @@ fn watch_signals(control: &Arc<Control>) -> anyhow::Result<()> {
 /// How long the other ranks of this process may take to end when one has failed.
 const LAST_RITES: Duration = Duration::from_secs(45);
 
-/// Says every few seconds how far the run is, until `over` closes; ends the process when a failed run does not.
-fn progress(stats: &TrainStats, control: &Control, over: &std::sync::mpsc::Receiver<()>) {
+/// Ends the process when a failed run does not, until `over` closes.
+fn watch_failure(stats: &TrainStats, control: &Control, over: &std::sync::mpsc::Receiver<()>) {
     use std::sync::mpsc::RecvTimeoutError;
-    let mut told = 0;
-    while over.recv_timeout(Duration::from_secs(5)) == Err(RecvTimeoutError::Timeout) {
-        if let Some((since, why)) = control.failed()
-            && since > LAST_RITES
-        {
-            let stage = |(local, rank): (usize, &beit_trainer::stats::RankStats)| {
-                let (stage, seconds) = stats.stage(local);
-                format!("rank {} in stage {} for {seconds:.0} s", rank.rank, stage.name())
-            };
-            let stages: Vec<_> = stats.ranks.iter().enumerate().map(stage).collect();
-            eprintln!("beit-train: {why}; and this process does not end by itself: {}", stages.join(", "));
-            std::process::exit(1);
-        }
-        let step = stats.step.load(Relaxed);
-        if step == told {
+    while over.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+        let Some((since, why)) = control.failed() else { continue };
+        if since <= LAST_RITES {
             continue;
         }
-        told = step;
-        let left = stats.steps.load(Relaxed).saturating_sub(step);
-        let done_here = stats.steps_here.load(Relaxed).max(1);
-        let samples_per_step = stats.samples.load(Relaxed) as f64 / step.max(1) as f64;
-        let eta = left as f64 * samples_per_step / stats.samples_per_s.get().max(1e-9);
-        eprintln!(
-            "step {step}/{} epoch {} loss {:.4} mlm_acc {:.4} lr {:.2e} {:.1} samples/s, {:.0} s left ({done_here} steps here)",
-            stats.steps.load(Relaxed),
-            stats.epoch.load(Relaxed),
-            stats.loss.get(),
-            stats.mlm_acc.get(),
-            stats.lr.get(),
-            stats.samples_per_s.get(),
-            eta,
-        );
+        let stage = |(local, rank): (usize, &beit_trainer::stats::RankStats)| {
+            let (stage, seconds) = stats.stage(local);
+            format!("rank {} in stage {} for {seconds:.0} s", rank.rank, stage.name())
+        };
+        let stages: Vec<_> = stats.ranks.iter().enumerate().map(stage).collect();
+        eprintln!("beit-train: {why}; and this process does not end by itself: {}", stages.join(", "));
+        std::process::exit(1);
     }
 }
 

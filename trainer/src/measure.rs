@@ -10,6 +10,7 @@ use tch::{Kind, Tensor};
 use crate::amp::Amp;
 use crate::error::{TrainError, torch};
 use crate::feed::Input;
+use crate::memory::peak_resident_bytes;
 use crate::model::Hidden;
 use crate::plan::{DataFacts, Plan};
 use crate::ranks::{Comm, open};
@@ -120,7 +121,7 @@ pub fn measure_step(
         }
         report.loss = seen.loss;
     }
-    report.peak_rss_bytes = peak_rss_bytes().unwrap_or(0);
+    report.peak_rss_bytes = peak_resident_bytes().unwrap_or(0);
     drop(replica);
     report.matmul_flops_per_s = matmul(plan)?;
     Ok(report)
@@ -240,13 +241,6 @@ fn matmul(plan: &Plan) -> Result<f64, TrainError> {
 fn cpu_s() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-/// Most memory that this process has had, as the kernel counts it.
-pub fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 fn median(values: &[f64]) -> f64 {

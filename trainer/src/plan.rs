@@ -36,6 +36,8 @@ pub struct Ask {
     pub world: World,
     /// What they run on.
     pub device: Device,
+    /// Whether to take over the weights of a checkpoint that belongs to another data set, tokenizer or order too.
+    pub resume_anyway: bool,
 }
 
 /// The facts about a data set that a run depends on.
@@ -123,6 +125,23 @@ pub struct Plan {
     pub workers: u32,
     /// Threads of one tensor operation in a rank.
     pub threads_per_rank: u32,
+    /// Whether a checkpoint may differ in all but the shapes of its weights.
+    #[serde(default)]
+    pub resume_anyway: bool,
+}
+
+/// A thing in which a checkpoint's plan and another one differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Whether the weights don't fit because of it; otherwise they fit and mean something else.
+    pub weights: bool,
+    text: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Plan {
@@ -142,7 +161,7 @@ impl Plan {
     /// # Errors
     /// Things that do not go together, each with the numbers and with what to change.
     pub fn decide(ask: Ask, data: DataFacts) -> Result<Plan, TrainError> {
-        let Ask { recipe_name, recipe, shards, run, world, device } = ask;
+        let Ask { recipe_name, recipe, shards, run, world, device, resume_anyway } = ask;
         device.check(world.first_device + world.local)?;
         let model = model(&recipe, &data)?;
         let grid = PatchGrid { rows: data.grid[0], cols: data.grid[1] };
@@ -194,6 +213,7 @@ impl Plan {
             save_every_steps,
             workers,
             threads_per_rank,
+            resume_anyway,
         })
     }
 
@@ -261,26 +281,31 @@ impl Plan {
     ///
     /// Length, learning rate and the like may change from start to start: only what would make the weights, the order
     /// or the targets meaningless is compared.
-    pub fn differences(&self, saved: &serde_json::Value) -> Vec<String> {
-        const KEPT: &[(&str, &str)] = &[
-            ("/data/digest", "data set"),
-            ("/data/tokenizer_digest", "tokenizer"),
-            ("/data/vocab", "vocabulary"),
-            ("/model/image_px", "input_size"),
-            ("/model/patch_px", "patch_size"),
-            ("/model/width", "embed_dim"),
-            ("/model/depth", "depth"),
-            ("/model/heads", "num_heads"),
-            ("/model/mlp_ratio", "mlp_ratio"),
-            ("/model/rel_pos_bias", "rel_pos_bias"),
-            ("/model/abs_pos_emb", "abs_pos_emb"),
-            ("/recipe/layer_scale_init_value", "layer_scale_init_value"),
-            ("/recipe/seed", "seed"),
-            ("/global_batch", "batch_size x update_freq x ranks"),
+    pub fn differences(&self, saved: &serde_json::Value) -> Vec<Difference> {
+        /// Place in the plan, name, whether weights of another value don't fit.
+        const KEPT: &[(&str, &str, bool)] = &[
+            ("/data/digest", "data set", false),
+            ("/data/tokenizer_digest", "tokenizer", false),
+            ("/data/vocab", "vocabulary", true),
+            ("/model/image_px", "input_size", true),
+            ("/model/patch_px", "patch_size", true),
+            ("/model/width", "embed_dim", true),
+            ("/model/depth", "depth", true),
+            ("/model/heads", "num_heads", true),
+            ("/model/mlp_ratio", "mlp_ratio", true),
+            ("/model/rel_pos_bias", "rel_pos_bias", true),
+            ("/model/abs_pos_emb", "abs_pos_emb", true),
+            ("/recipe/layer_scale_init_value", "layer_scale_init_value", false),
+            ("/recipe/seed", "seed", false),
+            ("/global_batch", "batch_size x update_freq x ranks", false),
         ];
         let Ok(now) = serde_json::to_value(self) else {
-            return vec!["this plan can't be written".to_owned()];
+            return vec![Difference { weights: true, text: "this plan can't be written".to_owned() }];
         };
+        let has_gains = |plan: &serde_json::Value| {
+            plan.pointer("/recipe/layer_scale_init_value").and_then(serde_json::Value::as_f64) > Some(0.0)
+        };
+        let other_gains = has_gains(saved) != has_gains(&now);
         // A run that was saved before there were two orders has the one there was: that is the key's default.
         let saved_order = saved
             .get("recipe")
@@ -289,19 +314,28 @@ impl Plan {
         let saved_tokens =
             saved.pointer("/recipe/tokens").and_then(|tokens| tokens.as_str()).unwrap_or("shard");
         let tokens = (saved_tokens != self.recipe.tokens)
-            .then(|| format!("tokens was {saved_tokens}, now {}", self.recipe.tokens));
+            .then(|| format!("tokens was {saved_tokens}, now {}", self.recipe.tokens))
+            .map(|text| Difference { weights: false, text });
         let order = (saved_order != self.recipe.shuffle())
-            .then(|| format!("order was {saved_order}, now {}", self.recipe.shuffle()));
+            .then(|| format!("order was {saved_order}, now {}", self.recipe.shuffle()))
+            .map(|text| Difference { weights: false, text });
         KEPT.iter()
-            .filter_map(|(place, name)| match (saved.pointer(place), now.pointer(place)) {
-                (Some(then), Some(now)) if then != now => {
-                    Some(format!("{name} was {}, now {}", short(then), short(now)))
-                }
+            .filter_map(|(place, name, weights)| match (saved.pointer(place), now.pointer(place)) {
+                (Some(then), Some(now)) if then != now => Some(Difference {
+                    weights: *weights || (*name == "layer_scale_init_value" && other_gains),
+                    text: format!("{name} was {}, now {}", short(then), short(now)),
+                }),
                 _ => None,
             })
             .chain(order)
             .chain(tokens)
             .collect()
+    }
+
+    /// Whether a checkpoint is due once `step` steps are done.
+    pub fn saves_after(&self, step: u64) -> bool {
+        let kept = self.recipe.keep_every_steps;
+        step.is_multiple_of(self.save_every_steps) || kept.is_some_and(|every| step.is_multiple_of(every))
     }
 
     /// How shards are read, and why so.
@@ -465,9 +499,10 @@ impl fmt::Display for Plan {
         writeln!(f, "arithmetic   {}", self.arithmetic())?;
         writeln!(
             f,
-            "checkpoints  every {} steps, the last {} kept, in {}",
+            "checkpoints  every {} steps, the last {} kept{}, in {}",
             self.save_every_steps,
             recipe.keep_last,
+            recipe.keep_every_steps.map(|every| format!(" and one every {every} steps")).unwrap_or_default(),
             self.run.display()
         )?;
         write!(

@@ -36,7 +36,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("dist_on_itp", "ranks come from RANK and WORLD_SIZE, or from --ranks and --gpus"),
     ("dist_url", "ranks come from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"),
     ("local_rank", "ranks come from RANK and WORLD_SIZE, or from --ranks and --gpus"),
-    ("log_dir", "every step is a line of log.jsonl in the run directory"),
     ("momentum", "it is for optimizers of the SGD kind; only adamw is here"),
     ("no_auto_resume", "give a fresh run directory instead"),
     ("no_pin_mem", "pixels travel as bytes and are normalised on the device"),
@@ -110,6 +109,12 @@ keys! {
     save_every_steps: Option<u64> = None, "at least 1", |v| v.is_none_or(|v| v >= 1);
     /// Checkpoints kept on disk, newest first.
     keep_last: u32 = 3, "at least 1", |v| *v >= 1;
+    /// Optimizer steps between two checkpoints that stay for good; they are written at these steps too. none: `keep_last` alone.
+    keep_every_steps: Option<u64> = None, "at least 1", |v| v.is_none_or(|v| v >= 1);
+    /// Folder of TensorBoard's event files; none: no TensorBoard.
+    log_dir: Option<String> = None, "a folder, or none", |v| v.as_ref().is_none_or(|v| !v.is_empty());
+    /// Steps between two lines on the console.
+    print_freq: u32 = 10, "at least 1", |v| *v >= 1;
     /// The size of the model by the reference's name; the five keys below change it.
     model: String = "beit_base_patch16_224_8k_vocab".into(), "beit_base_patch16_224_8k_vocab or \
         beit_large_patch16_224_8k_vocab", |v| ModelConfig::named(v).is_some();

@@ -1,6 +1,8 @@
 //! A run from start to end: one thread per local rank, all fed by one loader, all stopping together.
 
 mod rank;
+mod reporter;
+mod saver;
 mod streak;
 mod supply;
 mod trace;
@@ -26,6 +28,7 @@ use crate::plan::{DataFacts, Plan, open_set};
 use crate::ranks::{Comm, Inquest, Pulse, open, plugin};
 use crate::stats::{Stage, TrainStats};
 
+use self::saver::saver;
 use self::supply::Supply;
 
 /// How a run ended, if it ended well.
@@ -64,8 +67,6 @@ struct Shared<'a> {
     log: Log,
     supply: Supply,
     shelf: Option<Shelf>,
-    /// Where the run goes on from, in the process that leads.
-    resumed: Option<PathBuf>,
     first_step: u64,
     /// [`Plan::peak_flops_per_s`], found out once.
     peak: Option<f64>,
@@ -87,8 +88,14 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
         Some(shelf) => resume(plan, shelf, stats)?,
         None => None,
     };
-    let generations = generations(plan, &set, saved.as_ref())?;
+    let generations = generations(plan, &set, saved.as_ref().map(|(saved, _)| saved))?;
     let log = if leads { Log::open(&plan.run)? } else { Log::none() };
+    let saved = saved.map(|(saved, differences)| {
+        if !differences.is_empty() {
+            log.event("resumed_anyway", json!({ "step": saved.state.step, "differences": differences }));
+        }
+        saved
+    });
 
     let (server, address) = open(&plan.world, timeout)?;
     let pulse = Pulse::begin(&address, &plan.world, server, timeout)?;
@@ -122,21 +129,28 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
     if let Some(loader) = supply.stats() {
         stats.set_loader(loader);
     }
-    let resumed = saved.as_ref().map(|saved| saved.path.clone());
     let failure = Mutex::new(None);
     let peak = plan.peak_flops_per_s();
     let inquest = (!plan.world.alone()).then(|| Inquest::prepare(&address, &plan.world, &store));
     let nccl = nccl(plan);
-    let shared =
-        Shared { plan, control, stats, log, supply, shelf, resumed, first_step, peak, failure, pulse };
+    let shared = Shared { plan, control, stats, log, supply, shelf, first_step, peak, failure, pulse };
+    let (saver, writer) = saver(saved.as_ref().map(|saved| saved.path.clone()));
+    let mut saver = leads.then_some(saver);
     let mut saved = saved; // For rank 0, which shares it with the others.
     let ends: Vec<Option<rank::End>> = std::thread::scope(|scope| {
         scope.spawn(|| shared.pulse.beat(stats));
+        let writer = leads
+            .then(|| {
+                let name = std::thread::Builder::new().name("checkpoints".to_owned());
+                name.spawn_scoped(scope, || writer.work(&shared))
+            })
+            .transpose()
+            .map_err(|error| shared.fail(0, io("starting to write checkpoints in", &plan.run)(error)));
         let ranks: Vec<_> = plan
             .world
             .ranks()
             .map(|rank| {
-                let (shared, address, saved) = (&shared, address.clone(), saved.take());
+                let (shared, address, saved, saver) = (&shared, address.clone(), saved.take(), saver.take());
                 let nccl = nccl.as_deref();
                 std::thread::Builder::new()
                     .name(format!("rank {rank}"))
@@ -146,7 +160,7 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
                             Ok(comm) => comm,
                             Err(error) => return shared.fail(rank, error),
                         };
-                        match catch_unwind(AssertUnwindSafe(|| rank::train(shared, &comm, saved))) {
+                        match catch_unwind(AssertUnwindSafe(|| rank::train(shared, &comm, saved, saver))) {
                             Ok(Ok(end)) => Some(end),
                             Ok(Err(error)) => shared.fail(rank, error),
                             Err(panic) => shared.fail(rank, TrainError::Broken(words(panic.as_ref()))),
@@ -158,6 +172,9 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
         let ends =
             ranks.into_iter().map(|rank| rank.ok().and_then(|rank| rank.join().ok().flatten())).collect();
         shared.pulse.rest();
+        if let Ok(Some(writer)) = writer {
+            let _ = writer.join(); // Its panic is rank 0's failure, if it was still needed.
+        }
         ends
     });
     shared.supply.stop();
@@ -201,7 +218,13 @@ impl Shared<'_> {
 }
 
 /// Finds and reads what to go on from, and makes sure that it belongs to this plan.
-fn resume(plan: &Plan, shelf: &Shelf, stats: &TrainStats) -> Result<Option<Checkpoint>, TrainError> {
+///
+/// What differs all the same, because somebody said so, comes with it.
+fn resume(
+    plan: &Plan,
+    shelf: &Shelf,
+    stats: &TrainStats,
+) -> Result<Option<(Checkpoint, Vec<String>)>, TrainError> {
     let search = shelf.newest()?;
     for (path, reason) in &search.skipped {
         stats.checkpoint.skipped.fetch_add(1, Relaxed);
@@ -210,14 +233,23 @@ fn resume(plan: &Plan, shelf: &Shelf, stats: &TrainStats) -> Result<Option<Check
     let Some(found) = search.found else { return Ok(None) };
     let saved = checkpoint::read(&found.path)?;
     let differences = plan.differences(&saved.state.plan);
+    if differences.iter().any(|difference| difference.weights) {
+        let differences = differences.iter().filter(|difference| difference.weights);
+        let differences = differences.map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        return Err(TrainError::OtherModel { checkpoint: found.path, differences });
+    }
+    let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     if !differences.is_empty() {
         let differences = differences.join("; ");
-        return Err(TrainError::OtherRun { checkpoint: found.path, differences });
+        if !plan.resume_anyway {
+            return Err(TrainError::OtherRun { checkpoint: found.path, differences });
+        }
+        tracing::warn!(differences, "Resuming another run, as asked.");
     }
     stats.checkpoint.step.store(saved.state.step, Relaxed);
     stats.checkpoint.published_unix_ms.store(saved.state.unix_ms, Relaxed);
     tracing::info!(step = saved.state.step, checkpoint = %found.path.display(), "Resuming.");
-    Ok(Some(saved))
+    Ok(Some((saved, differences)))
 }
 
 /// What the order of the run is made of: one generation of the set, or those that a checkpoint remembers.

@@ -108,8 +108,10 @@ pub struct CheckpointStats {
     pub published_unix_ms: AtomicU64,
     /// Size of the newest.
     pub bytes: AtomicU64,
-    /// How long the newest took to write, in seconds.
+    /// How long the newest took to write, in seconds; training went on meanwhile.
     pub seconds: Gauge,
+    /// How long training stood still for checkpoints since the start, in ns: copying weights, and waiting for the one before.
+    pub blocked_ns: AtomicU64,
 }
 
 impl CheckpointStats {
@@ -117,6 +119,15 @@ impl CheckpointStats {
     pub fn age_s(&self) -> Option<f64> {
         let published = self.published_unix_ms.load(Relaxed);
         (published > 0).then(|| unix_ms().saturating_sub(published) as f64 / 1e3)
+    }
+}
+
+/// Who prints the lines of a run's console.
+struct Console(Box<dyn Fn(&str) + Send + Sync>);
+
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Console")
     }
 }
 
@@ -164,6 +175,9 @@ pub struct TrainStats {
     pub ranks: Vec<RankStats>,
     /// The checkpoints.
     pub checkpoint: CheckpointStats,
+    /// The most memory this process has had resident at one time, in bytes; 0: not known yet.
+    pub peak_memory_bytes: AtomicU64,
+    console: OnceLock<Console>,
     loader: OnceLock<Arc<LoaderStats>>,
 }
 
@@ -208,7 +222,10 @@ impl TrainStats {
                 published_unix_ms: zero(),
                 bytes: zero(),
                 seconds: Gauge::new(0.0),
+                blocked_ns: zero(),
             },
+            peak_memory_bytes: zero(),
+            console: OnceLock::new(),
             loader: OnceLock::new(),
         }
     }
@@ -230,6 +247,17 @@ impl TrainStats {
 
     pub(crate) fn set_loader(&self, stats: Arc<LoaderStats>) {
         let _ = self.loader.set(stats); // A second run with the same stats keeps the first loader's; none does that.
+    }
+
+    /// Has the lines that the reference shows on its console given to `print`, by the thread of rank 0; the first call counts.
+    pub fn print_with(&self, print: impl Fn(&str) + Send + Sync + 'static) {
+        let _ = self.console.set(Console(Box::new(print)));
+    }
+
+    pub(crate) fn print(&self, line: &str) {
+        if let Some(Console(print)) = self.console.get() {
+            print(line);
+        }
     }
 
     /// What local rank `local` is doing, and for how many seconds.

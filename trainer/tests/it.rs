@@ -100,6 +100,8 @@ fn it_trains_and_evaluates_as_the_help_says() {
     let (out, err) = ends(&mut house.train("a.run", 2, &[]), 0);
     assert!(err.contains("4 per rank x 2 ranks = 8 per step"), "{err}");
     assert!(err.contains("finished at step 8 of 8"), "{err}");
+    assert!(err.contains("\nEpoch: [2]  [1/3]  eta: 0:00:0") && err.contains("  max mem: "), "{err}");
+    assert_eq!(fs::read_to_string(house.path("a.run/log.txt")).unwrap().lines().count(), 3);
     assert_eq!(summary(&out)["finished"], true);
     let log = fs::read_to_string(house.path("a.run/log.jsonl")).unwrap();
     assert_eq!(log.lines().filter(|line| line.contains("\"first_batch\"")).count(), 2);
@@ -180,6 +182,103 @@ fn kill_9_loses_at_most_the_steps_since_the_newest_checkpoint() {
     let (out, _) = ends(&mut house.train("killed.run", 2, &settings), 0);
     assert!(summary(&out)["resumed_from"].as_u64().unwrap() >= 60, "{out}");
     assert!(house.model("whole.run", 120) == house.model("killed.run", 120));
+}
+
+/// Drop path is on, and 3 steps make an epoch: some kills come within one.
+#[test]
+fn kill_9_at_any_moment_and_the_run_ends_as_if_nothing_had_been() {
+    let house = House::new();
+    let settings = ["steps=30", "save_every_steps=1", "keep_last=2", "embed_dim=128"];
+    ends(&mut house.train("whole.run", 2, &settings), 0);
+    let checkpoints = house.path("killed.run/checkpoints");
+    let names = || -> Vec<String> {
+        let names = fs::read_dir(&checkpoints).into_iter().flatten().flatten();
+        names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let newest = || names().iter().filter_map(|name| name.strip_prefix("step-")?.parse::<u64>().ok()).max();
+    // Once right after a checkpoint, then while the background writes one.
+    let mut while_writing = 0;
+    for target in [1, 5, 10, 16, 20] {
+        let mut child = start(&mut house.train("killed.run", 2, &settings));
+        wait_for(&mut child, || newest() >= Some(target));
+        if target > 1 {
+            wait_for(&mut child, || names().iter().any(|name| name.starts_with(".tmp-")));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        while_writing += usize::from(names().iter().any(|name| name.starts_with(".tmp-")));
+    }
+    let before = newest();
+    let (out, _) = ends(&mut house.train("killed.run", 2, &settings), 0);
+    let resumed = summary(&out)["resumed_from"].as_u64();
+    assert!(resumed >= Some(20) && resumed <= before, "{out}");
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        let file =
+            |run: &str| fs::read(house.path(run).join("checkpoints/step-00000030").join(name)).unwrap();
+        assert!(file("whole.run") == file("killed.run"), "{name} differs");
+    }
+    let log = |run: &str| fs::read_to_string(house.path(run).join("log.txt")).unwrap();
+    assert_eq!(log("whole.run"), log("killed.run"));
+    assert!(while_writing > 0, "no kill came while a checkpoint was written");
+}
+
+/// A file system of 8 MB that goes with its guard; `None` where this process may not mount one.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: PathBuf) -> Option<Small> {
+        fs::create_dir(&path).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "beit-test"]).arg(&path).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Small(path)),
+            other => {
+                eprintln!("SKIPPED: no file system can be mounted here: {other:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_file_system_that_is_really_full_costs_checkpoints_and_not_the_run() {
+    let house = House::new();
+    let Some(small) = Small::mount(house.path("small")) else { return };
+    let settings = ["steps=1000000", "save_every_steps=20", "keep_last=1", "embed_dim=64"];
+    let errors = house.path("stderr");
+    let mut train = house.train("small/a.run", 1, &settings);
+    let mut child = train.stdout(Stdio::null()).stderr(fs::File::create(&errors).unwrap()).spawn().unwrap();
+    let told = |words: &str| fs::read_to_string(&errors).unwrap().matches(words).count();
+    wait_for(&mut child, || told("Checkpoint published.") > 0);
+    let filler = small.0.join("filler");
+    let bytes = fs::File::create(&filler).unwrap();
+    wait_for(&mut child, || {
+        // What an old checkpoint or an unfinished one gives back is taken at once.
+        while std::io::Write::write_all(&mut &bytes, &[1; 4096]).is_ok() {}
+        told("training goes on") >= 3
+    });
+    let log = fs::read_to_string(&errors).unwrap();
+    assert!(log.contains("No space left on device") && log.contains("and the older ones stay"), "{log}");
+    // What failed left nothing, and what there was is sound: it can be evaluated while the disk is full.
+    let run = house.path("small/a.run");
+    let mut evaluate = beit_train();
+    evaluate.current_dir(house.folder.path()).args(["evaluate", "--json", "--shards", "a.shards", "--run"]);
+    let (out, _) = ends(evaluate.arg(&run), 0);
+    let published = told("Checkpoint published.");
+    assert!(summary(&out)["step"].as_u64() > Some(0), "{out}");
+    drop(bytes);
+    fs::remove_file(&filler).unwrap();
+    wait_for(&mut child, || told("Checkpoint published.") > published);
+    signal(&child, rustix::process::Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{}", fs::read_to_string(&errors).unwrap());
+    let left: Vec<_> = fs::read_dir(run.join("checkpoints")).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
 }
 
 /// The limit on the size of a file stands for a full disk: both fail the write, and both must leave no trace.

@@ -59,6 +59,7 @@ pub fn run(args: &StepArgs, shards: Option<&Path>, json: bool) -> Result<()> {
         run: PathBuf::new(),
         world: World::inside(1),
         device: if args.gpu { Device::Cuda } else { Device::Cpu },
+        resume_anyway: false,
     };
     let plan = Plan::decide(ask, data)?;
     let report =
@@ -126,8 +127,11 @@ mod tests {
         let (recipe_name, recipe) = Recipe::find("pretrain-base-22k").unwrap();
         let data = no_data(&recipe, 8192);
         let (shards, run, world) = (PathBuf::new(), PathBuf::new(), World::inside(1));
-        let mut plan =
-            Plan::decide(Ask { recipe_name, recipe, shards, run, world, device: Device::Cpu }, data).unwrap();
+        let mut plan = Plan::decide(
+            Ask { recipe_name, recipe, shards, run, world, device: Device::Cpu, resume_anyway: false },
+            data,
+        )
+        .unwrap();
         plan.threads_per_rank = 2;
         let report = StepReport {
             seconds: vec![4.0, 2.0, 3.0],

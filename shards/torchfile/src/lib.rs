@@ -35,7 +35,8 @@ pub use error::Error;
 pub use file::{Container, TorchFile, state_dict};
 pub use limits::Limits;
 pub use safetensors_file::{
-    Safetensors, parse_safetensors, read_safetensors, safetensors_bytes, write_safetensors,
+    Safetensors, parse_safetensors, read_safetensors, safetensors_bytes, safetensors_header,
+    write_safetensors,
 };
 pub use save::{pth_bytes, save_pth};
 pub use tensor::{LayoutError, Storage, Tensor};

@@ -81,7 +81,7 @@ pub fn write_safetensors<'t>(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let tensors = sorted(path, tensors)?;
+    let tensors: Vec<_> = tensors.into_iter().collect();
     publish(path, |out| write(path, out, &tensors, metadata))
 }
 
@@ -96,41 +96,45 @@ pub fn safetensors_bytes<'t>(
 ) -> Result<Vec<u8>> {
     let path = path.as_ref();
     let mut out = Vec::new();
-    write(path, &mut out, &sorted(path, tensors)?, metadata)?;
+    write(path, &mut out, &tensors.into_iter().collect::<Vec<_>>(), metadata)?;
     Ok(out)
 }
 
-/// By falling element size, so that every tensor is aligned, then by name.
-fn sorted<'t>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (&'t str, &'t Tensor)>,
-) -> Result<Vec<(&'t str, &'t Tensor)>> {
-    let mut tensors: Vec<_> = tensors.into_iter().collect();
-    tensors.sort_by(|a, b| (b.1.dtype().size(), a.0).cmp(&(a.1.dtype().size(), b.0)));
+/// What a safetensors file says before the first tensor's bytes, and the order in which the tensors' bytes follow, as
+/// indices into `tensors`: for whoever writes them piece by piece, without a second copy in memory.
+///
+/// They follow by falling element size, so that every tensor is aligned, then by name.
+///
+/// # Errors
+/// [`Error::Unwritable`] when a name comes twice, [`Error::Safetensors`] for a shape too large to count; `path` is only
+/// for messages
+pub fn safetensors_header(
+    path: impl AsRef<Path>,
+    tensors: &[(&str, Dtype, &[usize])],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(Vec<u8>, Vec<usize>)> {
+    let path = path.as_ref();
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by(|a, b| {
+        let ((a, a_type, _), (b, b_type, _)) = (tensors[*a], tensors[*b]);
+        (b_type.size(), a).cmp(&(a_type.size(), b))
+    });
     let mut seen = HashSet::new();
-    for (name, _) in &tensors {
+    for (name, ..) in tensors {
         if !seen.insert(*name) || *name == "__metadata__" {
             let (place, what) = (name.to_string(), "a tensor name that is taken".to_owned());
             return Err(Error::Unwritable { path: path.to_owned(), place, what });
         }
     }
-    Ok(tensors)
-}
-
-fn write(
-    path: &Path,
-    out: &mut impl Write,
-    tensors: &[(&str, &Tensor)],
-    metadata: &BTreeMap<String, String>,
-) -> Result<()> {
-    let mut end = 0;
-    let infos = tensors
+    let mut end = 0usize;
+    let infos = order
         .iter()
-        .map(|(name, tensor)| {
+        .map(|at| {
+            let (name, dtype, shape) = tensors[*at];
             let start = end;
-            end += tensor.byte_len();
-            let (dtype, shape) = (stored(tensor.dtype()), tensor.shape().to_vec());
-            (name.to_string(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+            end += shape.iter().product::<usize>() * dtype.size();
+            let info = TensorInfo { dtype: stored(dtype), shape: shape.to_vec(), data_offsets: (start, end) };
+            (name.to_owned(), info)
         })
         .collect();
     let sound = |source| Error::Safetensors { path: path.to_owned(), source };
@@ -146,11 +150,24 @@ fn write(
     while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    Ok((bytes, order))
+}
+
+fn write(
+    path: &Path,
+    out: &mut impl Write,
+    tensors: &[(&str, &Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let outline: Vec<_> =
+        tensors.iter().map(|(name, tensor)| (*name, tensor.dtype(), tensor.shape())).collect();
+    let (header, order) = safetensors_header(path, &outline, metadata)?;
     let io = || Error::io(path, "writing");
-    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io())?;
-    out.write_all(header.as_bytes()).map_err(io())?;
-    for (_, tensor) in tensors {
-        out.write_all(&tensor.to_contiguous()).map_err(io())?;
+    out.write_all(&header).map_err(io())?;
+    for at in order {
+        out.write_all(&tensors[at].1.to_contiguous()).map_err(io())?;
     }
     Ok(())
 }

@@ -21,7 +21,9 @@ fn files_hold_what_a_run_sees_from_whatever_step() {
     RECIPE.iter().chain(&["update_freq=2"]).for_each(|setting| recipe.apply(setting).unwrap());
     let world = World::inside(2);
     let (run, recipe_name) = (folder.path().join("a.run"), "tiny".to_owned());
-    let plan = Plan::new(Ask { recipe_name, recipe, shards, run, world, device: Device::Cpu }).unwrap();
+    let plan =
+        Plan::new(Ask { recipe_name, recipe, shards, run, world, device: Device::Cpu, resume_anyway: false })
+            .unwrap();
 
     let (whole, late) = (folder.path().join("whole"), folder.path().join("late"));
     let written = write(&plan, 0..3, &whole).unwrap();

@@ -34,6 +34,22 @@ pub struct Search {
     pub skipped: Vec<(PathBuf, String)>,
 }
 
+/// Which checkpoints stay when old ones are cleared away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// So many of the newest; one stays in any case.
+    pub last: u32,
+    /// Those whose step is a multiple of this, for good.
+    pub every: Option<u64>,
+}
+
+impl Keep {
+    /// Whether the checkpoint of `step` is never cleared away.
+    pub fn for_good(&self, step: u64) -> bool {
+        self.every.is_some_and(|every| step.is_multiple_of(every))
+    }
+}
+
 /// A checkpoint just published.
 #[derive(Debug)]
 pub struct Published {
@@ -149,15 +165,15 @@ impl Shelf {
         Ok(search)
     }
 
-    /// Removes all but the `keep` newest checkpoints up to `sound`, which is known to be good and always stays.
+    /// Removes all but those that `keep` names, up to `sound`, which is known to be good and always stays.
     ///
     /// Those after `sound` are damaged ones that a resume passed over: they stay until their step comes again.
     ///
     /// # Errors
     /// A folder can't be listed or removed.
-    pub fn prune(&self, keep: u32, sound: u64) -> Result<(), TrainError> {
+    pub fn prune(&self, keep: Keep, sound: u64) -> Result<(), TrainError> {
         let old = self.steps()?.into_iter().rev().filter(|(step, _)| *step <= sound);
-        for (step, path) in old.skip(keep.max(1) as usize) {
+        for (step, path) in old.skip(keep.last.max(1) as usize).filter(|(step, _)| !keep.for_good(*step)) {
             let private = self.folder.join(format!("{UNFINISHED}{}", Shelf::name(step)));
             fs::rename(&path, &private).map_err(io("retiring", &path))?;
             fs::remove_dir_all(&private).map_err(io("removing", &private))?;
@@ -281,10 +297,21 @@ mod tests {
         for step in 1..=5 {
             put(&shelf, step, "x");
         }
-        shelf.prune(2, 5).unwrap();
+        shelf.prune(Keep { last: 2, every: None }, 5).unwrap();
         assert_eq!(shelf.steps().unwrap().into_iter().map(|(step, _)| step).collect::<Vec<_>>(), [4, 5]);
         fs::remove_file(run.path().join("checkpoints/step-00000005/a")).unwrap();
-        shelf.prune(1, 4).unwrap(); // 5 is damaged: 4 must stay, although it is not the newest
+        shelf.prune(Keep { last: 1, every: None }, 4).unwrap(); // 5 is damaged: 4 must stay, although it is not the newest
         assert_eq!(newest(&shelf), Some(4));
+    }
+
+    #[test]
+    fn pruning_never_takes_those_that_are_kept_for_good() {
+        let (_run, shelf) = shelf();
+        for step in 1..=12 {
+            put(&shelf, step, "x");
+            shelf.prune(Keep { last: 2, every: Some(5) }, step).unwrap();
+        }
+        let steps = shelf.steps().unwrap().into_iter().map(|(step, _)| step).collect::<Vec<_>>();
+        assert_eq!(steps, [5, 10, 11, 12]);
     }
 }

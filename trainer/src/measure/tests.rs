@@ -17,6 +17,7 @@ fn plan(folder: &Path, settings: &[&str]) -> Plan {
         run: folder.join("a.run"),
         world: World::inside(1),
         device: Device::Cpu,
+        resume_anyway: false,
     })
     .unwrap()
 }

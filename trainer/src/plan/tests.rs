@@ -26,6 +26,7 @@ fn ask(settings: &[&str], ranks: u32) -> Ask {
         run: "test.run".into(),
         world: World::inside(ranks),
         device: Device::Cpu,
+        resume_anyway: false,
     }
 }
 
@@ -74,12 +75,44 @@ fn a_plan_survives_its_json() {
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
 }
 
+fn words(plan: &Plan, saved: &serde_json::Value) -> String {
+    plan.differences(saved).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn what_has_other_shapes_is_told_from_what_means_something_else() {
+    let saved = serde_json::to_value(Plan::decide(ask(&[], 2), data()).unwrap()).unwrap();
+    for (settings, fits) in [
+        (&["seed=1"][..], true),
+        (&["order=blocks"], true),
+        (&["batch_size=2"], true),
+        (&["layer_scale_init_value=0.5"], true),
+        (&["layer_scale_init_value=0"], false),
+        (&["embed_dim=384"], false),
+        (&["depth=3"], false),
+        (&["abs_pos_emb=true"], false),
+    ] {
+        let found = Plan::decide(ask(settings, 2), data()).unwrap().differences(&saved);
+        assert_eq!(found.iter().map(|found| found.weights).collect::<Vec<_>>(), [!fits], "{settings:?}");
+    }
+}
+
+#[test]
+fn checkpoints_are_due_at_both_intervals() {
+    let plan = Plan::decide(ask(&["save_every_steps=30", "keep_every_steps=50"], 1), data()).unwrap();
+    let due: Vec<u64> = (1..=150).filter(|step| plan.saves_after(*step)).collect();
+    assert_eq!(due, [30, 50, 60, 90, 100, 120, 150]);
+    assert!(
+        plan.to_string().contains("every 30 steps, the last 3 kept and one every 50 steps, in test.run"),
+        "{plan}"
+    );
+}
+
 #[test]
 fn another_data_set_tokenizer_or_model_does_not_continue_a_run() {
     let saved = serde_json::to_value(Plan::decide(ask(&[], 2), data()).unwrap()).unwrap();
-    let differences = |settings: &[&str], ranks, data| {
-        Plan::decide(ask(settings, ranks), data).unwrap().differences(&saved).join("; ")
-    };
+    let differences =
+        |settings: &[&str], ranks, data| words(&Plan::decide(ask(settings, ranks), data).unwrap(), &saved);
     assert_eq!(differences(&["lr=1e-4", "epochs=20", "keep_last=1"], 2, data()), "");
     assert_eq!(differences(&["batch_size=128"], 1, data()), ""); // the same global batch from other ranks
     assert_eq!(differences(&["seed=1"], 2, data()), "seed was 0, now 1");
@@ -103,9 +136,9 @@ fn another_order_does_not_continue_a_run_old_or_new() {
     let blocks = ["order=blocks", "shuffle_block_samples=64"];
     let saved = serde_json::to_value(Plan::decide(ask(&blocks, 2), data()).unwrap()).unwrap();
     let now = |settings: &[&str]| Plan::decide(ask(settings, 2), data()).unwrap();
-    assert_eq!(now(&blocks).differences(&saved), [] as [String; 0]);
+    assert_eq!(now(&blocks).differences(&saved), []);
     assert_eq!(
-        now(&["order=blocks"]).differences(&saved).join("; "),
+        words(&now(&["order=blocks"]), &saved),
         "order was blocks of 64 samples, shuffled in windows of 128, now blocks of 128 samples, shuffled in windows of 128"
     );
     assert_eq!(now(&[]).differences(&saved).len(), 1);
@@ -115,7 +148,7 @@ fn another_order_does_not_continue_a_run_old_or_new() {
         assert!(old["recipe"].as_object_mut().unwrap().remove(key).is_some(), "{key}");
     }
     assert!(old["data"].as_object_mut().unwrap().remove("io").is_some());
-    assert_eq!(now(&[]).differences(&old), [] as [String; 0]);
+    assert_eq!(now(&[]).differences(&old), []);
     assert_eq!(now(&blocks).differences(&old).len(), 1);
     assert_eq!(serde_json::from_value::<Plan>(old).unwrap().recipe, now(&[]).recipe);
 }

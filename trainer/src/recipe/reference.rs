@@ -111,6 +111,7 @@ fn plan(name: &str, samples: u64) -> Plan {
         run: "test.run".into(),
         world: crate::ranks::World::inside(16),
         device: crate::device::Device::Cpu,
+        resume_anyway: false,
     };
     Plan::decide(ask, data).unwrap()
 }

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use beit_loader::Batch;
 use serde_json::json;
 
+use super::reporter::Reporter;
+use super::saver::{Saver, Standing};
 use super::streak::{self, Next, Odd, Skipped, Streak};
 use super::{Shared, trace};
-use crate::checkpoint::{Checkpoint, Metrics, State};
+use crate::checkpoint::{Checkpoint, Metrics};
 use crate::error::{TrainError, torch};
+use crate::memory::peak_resident_bytes;
+use crate::meter::Numbers;
 use crate::ranks::Comm;
-use crate::stats::{Stage, unix_ms};
+use crate::stats::Stage;
 use crate::step::{Replica, Seen, Update};
 
 /// Where a rank stood when it ended well.
@@ -41,8 +45,13 @@ struct Agreed {
 /// How long a paused rank sleeps between two looks.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Trains until the last step, a stop, or a failure.
-pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>) -> Result<End, TrainError> {
+/// Trains until the last step, a stop, or a failure; `saver` is rank 0's.
+pub(super) fn train(
+    shared: &Shared<'_>,
+    comm: &Comm,
+    saved: Option<Checkpoint>,
+    mut saver: Option<Saver>,
+) -> Result<End, TrainError> {
     let Shared { plan, stats, .. } = shared;
     let local = (comm.rank - plan.world.first) as usize;
     beit_torch::set_threads(plan.threads_per_rank).map_err(torch("setting threads"))?;
@@ -50,11 +59,13 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
     let scaler = saved.as_ref().and_then(|saved| saved.state.scaler);
     let mut metrics = saved.as_ref().map(|saved| saved.state.metrics).unwrap_or_default();
     let mut replica = Replica::new(plan, comm, weights, scaler)?;
+    let parameters = replica.model.parameter_count();
+    let left = saved.as_ref().and_then(|saved| saved.state.epoch_sums.as_ref());
+    let mut reporter = (comm.rank == 0).then(|| Reporter::open(shared, parameters, left)).transpose()?;
     drop(saved);
     if comm.rank == 0 && shared.first_step == 0 {
-        tracing::info!(parameters = replica.model.parameter_count(), "Built a new model.");
+        tracing::info!(parameters, "Built a new model.");
     }
-    let mut newest = shared.resumed.clone();
     let mut step = shared.first_step;
     let mut batches = shared.supply.take(comm.rank)?;
     let mut exchange = None;
@@ -103,6 +114,9 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
                 let skipped =
                     Skipped { rank: comm.rank, step: step + 1, loss: agreed.loss, odd, samples: &ids };
                 if streak.go_on(shared, skipped, scale)? == Next::RollBack {
+                    if let Some(saver) = &mut saver {
+                        saver.settle()?; // the newest checkpoint may still be under way
+                    }
                     streak::roll_back(shared, comm, &mut replica, step + 1)?;
                 }
                 replica.skip(step)
@@ -113,29 +127,29 @@ pub(super) fn train(shared: &Shared<'_>, comm: &Comm, saved: Option<Checkpoint>)
         if local == 0 {
             stats.loss_scale.set(replica.scaler().map_or(1.0, |scaler| scaler.scale));
             let update = Update { lr, weight_decay, grad_norm };
-            tell(shared, step, epoch, &agreed, update, waited, begun.elapsed());
+            let took = begun.elapsed();
+            tell(shared, step, epoch, &agreed, update, waited, took);
+            if let Some(reporter) = &mut reporter {
+                reporter.step(shared, step, &numbers(&agreed, update, stats.loss_scale.get()), waited, took);
+            }
         }
 
         let over = step >= plan.steps || agreed.stop;
-        save_due |= agreed.checkpoint || step.is_multiple_of(plan.save_every_steps);
+        save_due |= agreed.checkpoint || plan.saves_after(step);
         // Weights in doubt are saved only if there is no other time for it.
-        if comm.rank == 0 && (over || save_due && !streak.runs()) {
+        if let (Some(saver), Some(reporter)) = (&mut saver, &reporter)
+            && (over || save_due && !streak.runs())
+        {
             stats.enter(local, Stage::Checkpoint);
             save_due = false;
-            match save(shared, &replica, step, metrics) {
-                Ok(path) => newest = Some(path),
-                // The weights are still here: the next checkpoint may succeed. The last one has no next.
-                Err(error) if over => return Err(error),
-                Err(error) => {
-                    tracing::error!(step, %error, "A checkpoint could not be written; training goes on.")
-                }
-            }
+            saver.save(shared, &replica, Standing { step, metrics, epoch_sums: reporter.sums() })?;
         }
         if agreed.grown && exchange.is_none() {
             exchange = Some(shared.supply.exchange_at(plan, step));
         }
         if over {
-            return Ok(End { step, checkpoint: newest });
+            let checkpoint = saver.map_or(Ok(None), |saver| saver.finish(shared))?;
+            return Ok(End { step, checkpoint });
         }
         if agreed.pause {
             stats.enter(local, Stage::Paused);
@@ -245,6 +259,8 @@ fn tell(
     stats.epoch.store(epoch, Relaxed);
     stats.samples.store(step * plan.global_batch, Relaxed);
     stats.step.store(step, Relaxed);
+    let peak = peak_resident_bytes();
+    stats.peak_memory_bytes.store(peak.unwrap_or(0), Relaxed);
     shared.log.line(json!({
         "step": step,
         "epoch": epoch,
@@ -260,47 +276,19 @@ fn tell(
         "step_s": took,
         "flops_per_s": flops / took,
         "mfu": mfu(1.0 / took),
+        "peak_memory_bytes": peak,
     }));
 }
 
-/// Publishes a checkpoint and clears away old ones.
-fn save(shared: &Shared<'_>, replica: &Replica, step: u64, metrics: Metrics) -> Result<PathBuf, TrainError> {
-    let Shared { plan, stats, log, .. } = shared;
-    let Some(shelf) = &shared.shelf else {
-        return Err(TrainError::Broken("rank 0 has nowhere to put checkpoints".into()));
-    };
-    let begun = Instant::now();
-    let generations = shared.supply.generations();
-    let state = State {
-        step,
-        position: step * plan.global_batch,
-        epoch: generations.epoch(step * plan.global_batch),
-        seed: plan.recipe.seed,
-        unix_ms: unix_ms(),
-        data_digest: plan.data.digest.clone(),
-        tokenizer_digest: plan.data.tokenizer_digest.clone(),
-        generations: generations.list().to_vec(),
-        metrics,
-        scaler: replica.scaler(),
-        plan: serde_json::to_value(plan)
-            .map_err(|error| TrainError::Broken(format!("writing the plan: {error}")))?,
-    };
-    let published =
-        crate::checkpoint::write(shelf, &state, &replica.model.state_dict(), &replica.optimizer.state())
-            .inspect_err(|error| {
-                stats.checkpoint.failures.fetch_add(1, Relaxed);
-                log.event("checkpoint_failed", json!({ "step": step, "error": error.to_string() }));
-            })?;
-    let seconds = begun.elapsed().as_secs_f64();
-    stats.checkpoint.published.fetch_add(1, Relaxed);
-    stats.checkpoint.step.store(step, Relaxed);
-    stats.checkpoint.bytes.store(published.bytes, Relaxed);
-    stats.checkpoint.seconds.set(seconds);
-    stats.checkpoint.published_unix_ms.store(unix_ms(), Relaxed);
-    log.event("checkpoint", json!({ "step": step, "bytes": published.bytes, "seconds": seconds }));
-    tracing::info!(step, bytes = published.bytes, seconds, "Checkpoint published.");
-    if let Err(error) = shelf.prune(plan.recipe.keep_last, step) {
-        tracing::warn!(%error, "An old checkpoint could not be removed.");
+/// What the reference tells of a step.
+fn numbers(agreed: &Agreed, update: Update, loss_scale: f64) -> Numbers {
+    Numbers {
+        lr: update.lr,
+        min_lr: update.lr, // every group of pre-training has a scale of 1
+        mlm_acc: agreed.mlm_acc,
+        loss: agreed.loss,
+        loss_scale,
+        weight_decay: update.weight_decay,
+        grad_norm: update.grad_norm,
     }
-    Ok(published.path)
 }

@@ -12,7 +12,7 @@ use crate::testing::{RECIPE, write_shard, write_shards};
 
 mod precision;
 
-fn ask(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Ask {
+pub(super) fn ask(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Ask {
     let mut recipe = Recipe::default();
     for setting in RECIPE.iter().chain(settings) {
         recipe.apply(setting).unwrap();
@@ -24,18 +24,19 @@ fn ask(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Ask {
         run: run.into(),
         world: World::inside(ranks),
         device: Device::Cpu,
+        resume_anyway: false,
     }
 }
 
-fn plan(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Plan {
+pub(super) fn plan(shards: &Path, run: &Path, ranks: u32, settings: &[&str]) -> Plan {
     Plan::new(ask(shards, run, ranks, settings)).unwrap()
 }
 
-fn start(plan: &Plan) -> Result<Outcome, TrainError> {
+pub(super) fn start(plan: &Plan) -> Result<Outcome, TrainError> {
     run(plan, &Control::new(), &TrainStats::new(plan.world.ranks()))
 }
 
-fn file(run: &Path, step: u64, name: &str) -> Vec<u8> {
+pub(super) fn file(run: &Path, step: u64, name: &str) -> Vec<u8> {
     fs::read(run.join(format!("checkpoints/step-{step:08}/{name}"))).unwrap()
 }
 
@@ -53,7 +54,7 @@ fn losses(run: &Path) -> Vec<f64> {
     losses
 }
 
-fn copy_checkpoint(from: &Path, to: &Path, step: u64) {
+pub(super) fn copy_checkpoint(from: &Path, to: &Path, step: u64) {
     let name = format!("checkpoints/step-{step:08}");
     fs::create_dir_all(to.join(&name)).unwrap();
     for entry in fs::read_dir(from.join(&name)).unwrap() {
@@ -392,7 +393,7 @@ fn a_set_without_room_for_a_step_is_refused_before_anything_starts() {
 }
 
 /// What the log says of events of one kind.
-fn events(run: &Path, kind: &str) -> Vec<serde_json::Value> {
+pub(super) fn events(run: &Path, kind: &str) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     lines.filter(|line| line["event"] == kind).collect()
