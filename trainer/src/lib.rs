@@ -13,6 +13,7 @@ pub mod control;
 pub mod evaluate;
 mod feed;
 mod generation;
+pub mod interchange;
 mod lock;
 mod log;
 pub mod run;
