@@ -7,13 +7,14 @@
 mod manifest;
 mod shelf;
 mod snapshot;
-mod tensors;
+pub(crate) mod tensors;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use shelf::{Found, Keep, Published, Search, Shelf};
+pub(crate) use shelf::{check, publish_at};
 
 pub(crate) use self::snapshot::Snapshot;
 use self::tensors::unpack;
@@ -23,9 +24,11 @@ use crate::generation::Generation;
 use crate::meter::EpochSums;
 use crate::step::Tensors;
 
-const MODEL: &str = "model.safetensors";
+pub(crate) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const STATE: &str = "state.json";
+pub(crate) const STATE: &str = "state.json";
+/// What imported weights are; they have no state and no optimizer.
+pub(crate) const ABOUT: &str = "model.json";
 
 /// What `state.json` holds: where the run stands, and what it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,6 +121,10 @@ pub(crate) fn peek(run: &Path) -> Option<State> {
 pub fn read(path: &Path) -> Result<Checkpoint, TrainError> {
     shelf::check(path)?;
     let file = path.join(STATE);
+    if path.join(ABOUT).exists() && !file.exists() {
+        let reason = "these are imported weights, with no run to go on with".to_owned();
+        return Err(TrainError::Weights { path: path.into(), reason });
+    }
     let text = std::fs::read(&file).map_err(io("reading", &file))?;
     let state = serde_json::from_slice(&text).map_err(|error| TrainError::Damaged {
         checkpoint: path.into(),

@@ -1,5 +1,7 @@
 //! What can be typed.
 
+pub mod weights;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -17,6 +19,8 @@ Examples:
   beit-train evaluate --run runs/pretrain-tiny-cpu --shards held-out.shards --shuffle-pixels --json
   beit-train batches --shards photos.shards --recipe pretrain-tiny-cpu --ranks 2 --to 3 --out batches
   beit-train recipes --keys
+  beit-train import beit_base_patch16_224_pt22k.pth base
+  beit-train export runs/pretrain-tiny-cpu --to transformers exported
   torchrun --no-python --nproc-per-node 2 beit-train run --shards photos.shards --recipe pretrain-tiny-cpu
 
 Exit codes: 0 finished, or stopped by SIGINT or SIGTERM with a checkpoint; 1 failure; 2 wrong usage.
@@ -87,6 +91,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make a checkpoint directory from weights of the reference, transformers or timm.
+    Import(weights::Import),
+    /// Write a checkpoint's weights for the reference, transformers or timm.
+    Export(weights::Export),
+    /// Say what a checkpoint or a weight file holds.
+    Inspect(weights::Inspect),
+    /// Run a checkpoint on given pixels, to compare implementations.
+    Forward(weights::Forward),
     /// Print a completion script for a shell, such as bash.
     Completions {
         /// bash, zsh, fish, elvish or powershell.

@@ -110,6 +110,17 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Weights that can't be taken in or given out.
+    #[error("{}: {reason}", path.display())]
+    Weights {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A weight file that can't be read or written.
+    #[error(transparent)]
+    WeightFile(#[from] beit_torchfile::Error),
     /// Another trainer has the run directory.
     #[error("{} is in use by another trainer (process {owner}); stop it, or give another run directory", path.display())]
     Locked {

@@ -16,8 +16,12 @@ fn path(name: &str) -> PathBuf {
 impl Golden {
     /// A safetensors file.
     pub(crate) fn open(name: &str) -> Golden {
-        let path = path(name);
-        Golden(Tensor::read_safetensors(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        Golden::read(&path(name))
+    }
+
+    /// A safetensors file anywhere.
+    pub(crate) fn read(path: &std::path::Path) -> Golden {
+        Golden(Tensor::read_safetensors(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
     }
 
     /// A checkpoint of the reference.

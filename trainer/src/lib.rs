@@ -15,6 +15,7 @@ mod epoch_log;
 pub mod evaluate;
 mod feed;
 mod generation;
+pub mod interchange;
 mod lock;
 mod log;
 pub mod measure;

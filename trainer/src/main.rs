@@ -41,6 +41,10 @@ fn main() -> ExitCode {
             let checkpoint = checkpoint.or(run).unwrap_or_default(); // clap sees to it that one is given
             report(&EvaluateAsk { checkpoint, shards, samples, batch_size, shuffle_pixels }, json)
         }
+        Command::Import(args) => cli::weights::import(args),
+        Command::Export(args) => cli::weights::export(args),
+        Command::Inspect(args) => cli::weights::inspect(args),
+        Command::Forward(args) => cli::weights::forward(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "beit-train", &mut std::io::stdout());
             Ok(())

@@ -1,4 +1,4 @@
-//! BEiT for pre-training: a vision transformer that guesses the visual tokens of hidden patches.
+//! BEiT: a vision transformer that guesses the visual tokens of hidden patches, or an image's class.
 //!
 //! Letters in shapes: `B` batch, `S` image side in px, `P` patch side, `N` patches, `T` = N + 1 positions with cls,
 //! `D` width, `H` heads, `K` head width, `V` token vocabulary, `M` hidden patches of the whole batch.
@@ -10,6 +10,7 @@ mod error;
 mod flops;
 mod hidden;
 mod layers;
+mod layout;
 mod patch_embed;
 mod position;
 pub(crate) mod weights;
@@ -18,6 +19,7 @@ pub use config::ModelConfig;
 pub use error::ModelError;
 pub(crate) use error::tensor;
 pub use hidden::Hidden;
+pub use layout::{Head, Layout};
 pub use position::relative_position_index;
 
 use std::sync::Arc;
@@ -28,33 +30,35 @@ use self::block::Block;
 use self::layers::{LayerNorm, Linear};
 use self::patch_embed::PatchEmbed;
 use self::position::RelativePositionBias;
-use self::weights::Builder;
+use self::weights::{Builder, Source};
 use crate::drop_path::{DropPath, DropPathKey, Gates};
 use crate::init::Fill;
 
-/// The pre-training model.
+/// The pre-training model; with another [`Layout`] than [`Layout::PRETRAIN`], a classifier or a variant of it.
 ///
 /// Parameters have the reference's names and order, so its checkpoints load as they are.
 ///
 /// # Source
-/// BEiT, arXiv:2106.08254; `unilm/beit/modeling_pretrain.py`
+/// BEiT, arXiv:2106.08254; `unilm/beit/modeling_pretrain.py`, `modeling_finetune.py`
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
+    layout: Layout,
     device: Device,
     parameters: Vec<(String, Tensor)>,
     buffers: Vec<(String, Tensor)>,
     order: Vec<String>,
-    cls_token: Tensor,         // [1, 1, D]
-    mask_token: Tensor,        // [1, 1, D]
-    pos_embed: Option<Tensor>, // [1, T, D]
+    cls_token: Tensor,          // [1, 1, D]
+    mask_token: Option<Tensor>, // [1, 1, D]
+    pos_embed: Option<Tensor>,  // [1, T, D]
     patch_embed: PatchEmbed,
     rel_pos_bias: Option<RelativePositionBias>,
     blocks: Vec<Arc<Block>>,
     recompute: bool,
     drop_path: DropPath,
+    encoder_norm: Option<LayerNorm>,
     norm: LayerNorm,
-    lm_head: Linear,
+    head: Linear,
 }
 
 impl Model {
@@ -64,7 +68,8 @@ impl Model {
     /// # Errors
     /// [`ModelError::Config`] when the sizes do not go together; libtorch out of memory
     pub fn new(config: &ModelConfig, seed: u64, device: Device) -> Result<Model, ModelError> {
-        Model::build(config, Builder::new(Some(seed), device))
+        config.check()?;
+        Model::build(config, Layout::PRETRAIN, Builder::new(Source::Seed(seed), device))
     }
 
     /// Names and shapes of the parameters that a model of these sizes has, without making them.
@@ -72,17 +77,37 @@ impl Model {
     /// # Errors
     /// [`ModelError::Config`] when the sizes do not go together
     pub fn outline(config: &ModelConfig) -> Result<Vec<(String, Vec<i64>)>, ModelError> {
-        let model = Model::build(config, Builder::new(None, Device::Cpu))?;
+        config.check()?;
+        let model = Model::build(config, Layout::PRETRAIN, Builder::new(Source::Outline, Device::Cpu))?;
         Ok(model.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect())
     }
 
-    fn build(config: &ModelConfig, mut build: Builder) -> Result<Model, ModelError> {
-        config.check()?;
+    /// A model to load weights into: its parameters hold anything until [`Model::load`].
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when the sizes do not go together; libtorch out of memory
+    pub fn blank(config: &ModelConfig, layout: Layout, device: Device) -> Result<Model, ModelError> {
+        Model::build(config, layout, Builder::new(Source::Blank, device))
+    }
+
+    /// The state dict that such a model has: parameters that take no memory (strides of 0), true buffers.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when the sizes do not go together
+    pub fn skeleton(config: &ModelConfig, layout: Layout) -> Result<Vec<(String, Tensor)>, ModelError> {
+        Ok(Model::build(config, layout, Builder::new(Source::Outline, Device::Cpu))?.state_dict())
+    }
+
+    fn build(config: &ModelConfig, layout: Layout, mut build: Builder) -> Result<Model, ModelError> {
+        config.check_sizes()?;
         let device = build.device();
         let width = config.width.into();
         let positions = i64::from(config.patches()) + 1;
         let cls_token = build.parameter("cls_token", &[1, 1, width], Fill::PRETRAIN)?;
-        let mask_token = build.parameter("mask_token", &[1, 1, width], Fill::PRETRAIN)?;
+        let mask_token = match layout.mask_token {
+            true => Some(build.parameter("mask_token", &[1, 1, width], Fill::PRETRAIN)?),
+            false => None,
+        };
         let pos_embed = match config.abs_pos_emb {
             true => Some(build.parameter("pos_embed", &[1, positions, width], Fill::PRETRAIN)?),
             false => None,
@@ -93,14 +118,20 @@ impl Model {
             false => None,
         };
         let blocks = (0..config.depth)
-            .map(|layer| Block::new(&mut build, layer, config).map(shared))
+            .map(|layer| Block::new(&mut build, layer, config, layout).map(shared))
             .collect::<Result<Vec<_>, _>>()?;
-        let norm = LayerNorm::new(&mut build, "norm", width, config.eps)?;
-        let lm_head = Linear::new(&mut build, "lm_head", width, config.vocab.into(), Fill::PRETRAIN)?;
+        let encoder_norm = match layout.encoder_norm {
+            true => Some(LayerNorm::new(&mut build, "encoder_norm", width, config.eps)?),
+            false => None,
+        };
+        let (norm, head) = layout.head.names();
+        let norm = LayerNorm::new(&mut build, norm, width, config.eps)?;
+        let head = Linear::new(&mut build, head, width, config.vocab.into(), Fill::PRETRAIN)?;
         let drop_path = DropPath::new(config.drop_path, config.depth);
         let (parameters, buffers, order) = build.finish();
         Ok(Model {
             config: config.clone(),
+            layout,
             device,
             parameters,
             buffers,
@@ -113,14 +144,20 @@ impl Model {
             blocks,
             recompute: false,
             drop_path,
+            encoder_norm,
             norm,
-            lm_head,
+            head,
         })
     }
 
     /// What it was made from.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Which layers it has.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Where its parameters lie.
@@ -192,7 +229,29 @@ impl Model {
             .map_err(tensor("dropping the cls position"))?;
         // LayerNorm works row by row, so norm the few rows that are needed.
         let picked = patches.f_index_select(0, hidden.rows()).map_err(tensor("picking hidden patches"))?; // [M, D]
-        self.lm_head.forward(&self.norm.forward(&picked)?) // [M, V]
+        let picked = match &self.encoder_norm {
+            Some(norm) => norm.forward(&picked)?,
+            None => picked,
+        };
+        self.head.forward(&self.norm.forward(&picked)?) // [M, V]
+    }
+
+    /// Guesses the class of every image. Without `drop` no residual branch is dropped: evaluation.
+    ///
+    /// # Shapes
+    /// `pixels` `[B, 3, S, S]` f32, normalised; out `[B, V]`, `V` being the number of classes
+    /// # Errors
+    /// other shapes or kinds
+    pub fn classify(&self, pixels: &Tensor, drop: Option<DropPathKey>) -> Result<Tensor, ModelError> {
+        let features = self.features(pixels, None, drop)?; // [B, T, D]
+        let pooled = match self.layout.head {
+            Head::Cls => features.f_select(1, 0),
+            Head::MeanPool | Head::Tokens => features
+                .f_narrow(1, 1, self.config.patches().into())
+                .and_then(|patches| patches.f_mean_dim(1i64, false, tch::Kind::Float)),
+        };
+        let pooled = pooled.map_err(tensor("pooling the image"))?; // [B, D]
+        self.head.forward(&self.norm.forward(&pooled)?) // [B, V]
     }
 
     /// What leaves the last block, before the final norm.
@@ -213,6 +272,8 @@ impl Model {
             Some(hidden) => {
                 hidden.check(batch, self.config.patches().into())?;
                 self.mask_token
+                    .as_ref()
+                    .ok_or(ModelError::NoMaskToken)?
                     .f_to_kind(patches.kind()) // smaller under autocast
                     .and_then(|token| token.f_where_self(hidden.cells(), &patches))
                     .map_err(tensor("hiding patches"))? // [B, N, D]

@@ -60,7 +60,7 @@ pub struct Published {
 }
 
 /// A file of a checkpoint: its name, and what writes it.
-pub(super) type Part<'a> = (&'static str, &'a dyn Fn(&mut dyn Write) -> std::io::Result<()>);
+pub(crate) type Part<'a> = (&'static str, &'a dyn Fn(&mut dyn Write) -> std::io::Result<()>);
 
 impl Shelf {
     /// The checkpoints of the run in `run`; removes what a killed trainer left unfinished.
@@ -202,8 +202,24 @@ fn sync_folder(folder: &Path) -> Result<(), TrainError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("syncing", folder))
 }
 
+/// Publishes `parts` as a checkpoint at `path`, which belongs to no run.
+///
+/// # Errors
+/// Any I/O error; the unfinished folder is removed then
+pub(crate) fn publish_at(path: &Path, parts: &[Part<'_>]) -> Result<(), TrainError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let shelf = Shelf { folder: parent.unwrap_or(Path::new(".")).into() };
+    let private = shelf.folder.join(format!("{UNFINISHED}{name}-{}", std::process::id()));
+    let written = shelf.write(&private, parts).and_then(|_| shelf.put(&private, path));
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&private); // The error at hand matters more.
+    }
+    written
+}
+
 /// Checks one checkpoint, wherever it lies.
-pub(super) fn check(folder: &Path) -> Result<(), TrainError> {
+pub(crate) fn check(folder: &Path) -> Result<(), TrainError> {
     Manifest::check(folder)
         .map(|_| ())
         .map_err(|reason| TrainError::Damaged { checkpoint: folder.into(), reason })

@@ -11,7 +11,7 @@ use crate::error::{TrainError, torch};
 use crate::step::Tensors;
 
 /// The kinds that a model or an optimizer can hold, in both languages.
-const KINDS: &[(Kind, Dtype)] = &[
+pub(crate) const KINDS: &[(Kind, Dtype)] = &[
     (Kind::Float, Dtype::F32),
     (Kind::BFloat16, Dtype::BF16),
     (Kind::Half, Dtype::F16),

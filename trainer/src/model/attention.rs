@@ -5,15 +5,18 @@ use tch::{Device, Kind, Tensor};
 use super::config::ModelConfig;
 use super::error::{ModelError, tensor};
 use super::layers::Linear;
+use super::layout::Layout;
+use super::position::RelativePositionBias;
 use super::weights::Builder;
 use crate::init::Fill;
 
 /// Multi-head self-attention. Queries and values have a bias, keys have none: it would cancel in the softmax.
 #[derive(Debug)]
 pub(super) struct Attention {
-    q_bias: Tensor,     // [D]
-    k_bias: Tensor,     // [D], zero for ever and no parameter
-    v_bias: Tensor,     // [D]
+    q_bias: Tensor, // [D]
+    k_bias: Tensor, // [D], zero for ever and no parameter
+    v_bias: Tensor, // [D]
+    own_bias: Option<RelativePositionBias>,
     qkv_weight: Tensor, // [3·D, D]
     proj: Linear,
     heads: i64,
@@ -26,22 +29,44 @@ impl Attention {
         name: &str,
         layer: u32,
         config: &ModelConfig,
+        layout: Layout,
     ) -> Result<Attention, ModelError> {
         let width = config.width.into();
         let q_bias = build.parameter(&format!("{name}.q_bias"), &[width], Fill::Constant(0.0))?;
         let v_bias = build.parameter(&format!("{name}.v_bias"), &[width], Fill::Constant(0.0))?;
+        let own_bias = match layout.block_rel_pos_bias {
+            true => Some(RelativePositionBias::new(build, name, config)?),
+            false => None,
+        };
         let qkv_weight =
             build.parameter(&format!("{name}.qkv.weight"), &[3 * width, width], Fill::PRETRAIN)?;
         let k_bias =
             Tensor::f_zeros([width], (Kind::Float, build.device())).map_err(tensor("making the key bias"))?;
         let proj = Linear::new(build, &format!("{name}.proj"), width, width, Fill::PRETRAIN.at_depth(layer))?;
-        Ok(Attention { q_bias, k_bias, v_bias, qkv_weight, proj, heads: config.heads.into(), width })
+        Ok(Attention {
+            q_bias,
+            k_bias,
+            v_bias,
+            own_bias,
+            qkv_weight,
+            proj,
+            heads: config.heads.into(),
+            width,
+        })
     }
 
     /// `x` `[B, T, D]`, `bias` `[1, H, T, T]` added to the scaled scores → `[B, T, D]`.
     pub(super) fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
         let size = x.size();
         let (batch, positions) = (size[0], size[1]);
+        let own = self.own_bias.as_ref().map(RelativePositionBias::forward).transpose()?; // [1, H, T, T]
+        let both = match (bias, &own) {
+            (Some(shared), Some(own)) => {
+                Some(shared.f_add(own).map_err(tensor("adding up position biases"))?)
+            }
+            _ => None,
+        };
+        let bias = both.as_ref().or(own.as_ref()).or(bias);
         let mixed = self.mix(x, bias, batch, positions).map_err(tensor("running attention"))?;
         self.proj.forward(&mixed)
     }

@@ -6,6 +6,7 @@ use super::attention::Attention;
 use super::config::ModelConfig;
 use super::error::{ModelError, tensor};
 use super::layers::{LayerNorm, Linear};
+use super::layout::Layout;
 use super::weights::Builder;
 use crate::drop_path::{Branch, Gates};
 use crate::init::Fill;
@@ -21,7 +22,12 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(build: &mut Builder, layer: u32, config: &ModelConfig) -> Result<Block, ModelError> {
+    pub(super) fn new(
+        build: &mut Builder,
+        layer: u32,
+        config: &ModelConfig,
+        layout: Layout,
+    ) -> Result<Block, ModelError> {
         let name = format!("blocks.{layer}");
         let width = config.width.into();
         let mut gamma = |number: u32| match config.layer_scale() {
@@ -35,7 +41,7 @@ impl Block {
             gamma_1,
             gamma_2,
             norm1: LayerNorm::new(build, &format!("{name}.norm1"), width, config.eps)?,
-            attn: Attention::new(build, &format!("{name}.attn"), layer, config)?,
+            attn: Attention::new(build, &format!("{name}.attn"), layer, config, layout)?,
             norm2: LayerNorm::new(build, &format!("{name}.norm2"), width, config.eps)?,
             mlp: Mlp::new(build, &format!("{name}.mlp"), layer, config)?,
         })

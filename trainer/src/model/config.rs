@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ModelError;
 
-/// Everything that fixes a pre-training model's shape and arithmetic.
+/// Everything that fixes a pre-training model's shape and arithmetic, and with a [`super::Layout`] any model's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
@@ -20,7 +20,7 @@ pub struct ModelConfig {
     pub heads: u32,
     /// Width of the MLP's middle, in widths.
     pub mlp_ratio: f64,
-    /// How many visual tokens the tokenizer knows (`V`).
+    /// How many visual tokens the tokenizer knows (`V`); in a classifier, how many classes there are.
     pub vocab: u32,
     /// One relative position bias shared by all blocks.
     pub rel_pos_bias: bool,
@@ -96,6 +96,18 @@ impl ModelConfig {
     /// # Errors
     /// [`ModelError::Config`], naming the first one
     pub fn check(&self) -> Result<(), ModelError> {
+        self.check_sizes()?;
+        match self.image_px.is_multiple_of(self.patch_px) {
+            true => Ok(()),
+            false => {
+                let rule = format!("must be a whole number of patches of {} px", self.patch_px);
+                Err(ModelError::Config { key: "image_px", value: self.image_px.to_string(), rule })
+            }
+        }
+    }
+
+    /// The same for weights from elsewhere, whose image may leave a margin that no patch covers.
+    pub(crate) fn check_sizes(&self) -> Result<(), ModelError> {
         let wrong =
             |key: &'static str, value: String, rule: String| Err(ModelError::Config { key, value, rule });
         let sizes = [
@@ -109,8 +121,8 @@ impl ModelConfig {
         if let Some((key, value)) = sizes.into_iter().find(|(_, value)| *value == 0) {
             return wrong(key, value.to_string(), "must be at least 1".to_owned());
         }
-        if !self.image_px.is_multiple_of(self.patch_px) {
-            let rule = format!("must be a whole number of patches of {} px", self.patch_px);
+        if self.image_px < self.patch_px {
+            let rule = format!("must have room for a patch of {} px", self.patch_px);
             return wrong("image_px", self.image_px.to_string(), rule);
         }
         if self.patches_per_side() > 1024 {

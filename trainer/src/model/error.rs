@@ -48,6 +48,9 @@ pub enum ModelError {
         /// What it got.
         found: Vec<i64>,
     },
+    /// A classifier was asked to hide patches.
+    #[error("this model has no mask_token, so it can hide no patch; call it without a mask")]
+    NoMaskToken,
     /// A batch without a hidden patch has no loss.
     #[error("no patch of this batch is hidden, so there is nothing to guess; check num_mask_patches")]
     NothingHidden,

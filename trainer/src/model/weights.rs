@@ -7,11 +7,21 @@ use tch::{Device, Kind, Tensor};
 use super::error::{ModelError, tensor};
 use crate::init::Fill;
 
+/// What parameters hold when they are made.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// Their own draws from this seed.
+    Seed(u64),
+    /// Anything: weights will be loaded.
+    Blank,
+    /// Names and shapes only, in no memory.
+    Outline,
+}
+
 /// Collects parameters and buffers in the order in which a model asks for them, which is the state dict's.
 #[derive(Debug)]
 pub(super) struct Builder {
-    /// None: names and shapes only, in no memory.
-    seed: Option<u64>,
+    source: Source,
     device: Device,
     parameters: Vec<(String, Tensor)>,
     buffers: Vec<(String, Tensor)>,
@@ -22,8 +32,8 @@ pub(super) struct Builder {
 type Built = (Vec<(String, Tensor)>, Vec<(String, Tensor)>, Vec<String>);
 
 impl Builder {
-    pub(super) fn new(seed: Option<u64>, device: Device) -> Builder {
-        Builder { seed, device, parameters: Vec::new(), buffers: Vec::new(), order: Vec::new() }
+    pub(super) fn new(source: Source, device: Device) -> Builder {
+        Builder { source, device, parameters: Vec::new(), buffers: Vec::new(), order: Vec::new() }
     }
 
     pub(super) fn device(&self) -> Device {
@@ -32,13 +42,15 @@ impl Builder {
 
     /// A trained tensor.
     pub(super) fn parameter(&mut self, name: &str, shape: &[i64], fill: Fill) -> Result<Tensor, ModelError> {
-        let parameter = match self.seed {
-            Some(seed) => fill
+        let parameter = match self.source {
+            Source::Seed(seed) => fill
                 .tensor(seed, name, shape)?
                 .f_to_device(self.device)
                 .and_then(|values| values.f_set_requires_grad(true)),
+            Source::Blank => Tensor::f_empty(shape, (Kind::Float, self.device))
+                .and_then(|values| values.f_set_requires_grad(true)),
             // One number, repeated by strides of 0.
-            None => {
+            Source::Outline => {
                 Tensor::f_zeros([1], (Kind::Float, self.device)).and_then(|one| one.f_expand(shape, false))
             }
         }
