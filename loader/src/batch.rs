@@ -42,6 +42,11 @@ impl RankBatches {
         Ok(Batch { shared, full })
     }
 
+    /// Whether the next batch is complete, so that [`next`](RankBatches::next) will not block.
+    pub fn is_ready(&self) -> bool {
+        self.shared.slots.is_ready(&self.consumer)
+    }
+
     /// The rank, counted over all nodes.
     pub fn rank(&self) -> u32 {
         self.shared.options.ranks.start + self.consumer.rank() as u32

@@ -112,7 +112,7 @@ pub fn measure_step(
     };
     for step in 0..u64::from(warmup) + u64::from(steps) {
         let (began, cpu) = (Instant::now(), cpu_s());
-        let seen = replica.learn_parts(step, &comm, &counts, |_, part| Ok(&parts[part as usize]))?;
+        let seen = replica.learn_parts(step, &comm, &counts, parts.iter().map(Ok))?.read()?;
         let (gradients, _) = replica.clip()?;
         replica.update(step, &gradients)?;
         if step >= warmup.into() {

@@ -9,7 +9,7 @@ use tch::Tensor;
 use crate::amp::{Amp, LossScaler, ScalerState};
 use crate::drop_path::DropPathKey;
 use crate::error::{TrainError, torch};
-use crate::feed::{Feed, Input, share};
+use crate::feed::{Feed, Input, Part, Staged};
 use crate::loss::{LossMean, Score, Weights, score};
 use crate::model::Model;
 use crate::optimizer::{Optimizer, OptimizerOptions};
@@ -24,6 +24,19 @@ pub(crate) struct Seen {
     pub loss: f64,
     /// Share of masked tokens guessed right, weighted likewise.
     pub mlm_acc: f64,
+}
+
+/// A step's forward and backward, whose numbers may not be there yet.
+pub(crate) struct Learned {
+    loss: Tensor,
+    mlm_acc: Tensor,
+}
+
+impl Learned {
+    /// Waits for the numbers.
+    pub(crate) fn read(self) -> Result<Seen, TrainError> {
+        Ok(Seen { loss: number(&self.loss)?, mlm_acc: number(&self.mlm_acc)? })
+    }
 }
 
 /// The numbers of one update.
@@ -112,28 +125,33 @@ impl Replica {
         take_over(&self.model, &mut self.optimizer, comm, saved)
     }
 
-    /// Forward and backward, micro-batch by micro-batch; when it returns, gradients are averaged over ranks.
-    pub(crate) fn learn(&mut self, batch: &Batch<'_>, comm: &Comm) -> Result<Seen, TrainError> {
-        let parts = self.micro_batches;
-        let hidden = |part| share(batch.mask(), part, parts).iter().filter(|flag| **flag != 0).count() as u64;
-        let hidden: Vec<u64> = (0..parts).map(hidden).collect();
-        self.learn_parts(batch.step(), comm, &hidden, |feed, part| feed.take(batch, part, parts))
+    /// Sends a batch to the device ahead of its step.
+    pub(crate) fn stage(&self, batch: &Batch<'_>) -> Result<Staged, TrainError> {
+        self.feed.stage(batch, self.micro_batches)
+    }
+
+    /// Forward and backward, micro-batch by micro-batch; gradients are then averaged over ranks. On a GPU all of it may
+    /// still be under way when this returns: [`Learned::read`] waits for it.
+    pub(crate) fn learn(&self, batch: Staged, comm: &Comm) -> Result<Learned, TrainError> {
+        let Staged { step, parts } = batch;
+        let hidden: Vec<u64> = parts.iter().map(Part::hidden).collect();
+        self.learn_parts(step, comm, &hidden, parts.into_iter().map(|part| self.feed.ready(part)))
     }
 
     /// [`Replica::learn`] with micro-batches from wherever they come; `hidden` counts the hidden patches of each.
     pub(crate) fn learn_parts<I: Borrow<Input>>(
-        &mut self,
+        &self,
         step: u64,
         comm: &Comm,
         hidden: &[u64],
-        take: impl Fn(&Feed, u32) -> Result<I, TrainError>,
-    ) -> Result<Seen, TrainError> {
+        parts: impl IntoIterator<Item = Result<I, TrainError>>,
+    ) -> Result<Learned, TrainError> {
         let mut pending = Some(Weights::ask(self.loss_mean, comm, hidden)?);
         self.optimizer.zero_grad().map_err(torch("zeroing gradients"))?;
         let mut weights = Vec::new();
         let mut seen: Option<[Tensor; 2]> = None;
-        for (part, number) in (0..self.micro_batches).zip(0..) {
-            let input = take(&self.feed, part)?;
+        for (part, (number, input)) in (0..self.micro_batches).zip(parts.into_iter().enumerate()) {
+            let input = input?;
             let last = part + 1 == self.micro_batches;
             let score = self.forward(input.borrow(), step, part, last)?;
             if let Some(pending) = pending.take() {
@@ -153,7 +171,7 @@ impl Replica {
         let Some([loss, mlm_acc]) = seen else {
             return Err(TrainError::Broken("a step has no micro-batch".to_owned()));
         };
-        Ok(Seen { loss: number(&loss)?, mlm_acc: number(&mlm_acc)? })
+        Ok(Learned { loss, mlm_acc })
     }
 
     fn forward(&self, input: &Input, step: u64, part: u32, last: bool) -> Result<Score, TrainError> {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use beit_loader::Batch;
+use beit_loader::{Batch, RankBatches};
+use beit_shards::SampleId;
 use serde_json::json;
 
 use super::reporter::Reporter;
@@ -13,6 +14,7 @@ use super::streak::{self, Next, Odd, Skipped, Streak};
 use super::{Shared, trace};
 use crate::checkpoint::{Checkpoint, Metrics};
 use crate::error::{TrainError, torch};
+use crate::feed::Staged;
 use crate::memory::peak_resident_bytes;
 use crate::meter::Numbers;
 use crate::ranks::Comm;
@@ -69,31 +71,31 @@ pub(super) fn train(
     let mut step = shared.first_step;
     let mut batches = shared.supply.take(comm.rank)?;
     let mut exchange = None;
+    let mut ahead: Option<Taken> = None;
     let mut streak = Streak::default();
     let mut save_due = false;
     loop {
         if exchange == Some(step) {
             stats.enter(local, Stage::Data);
             batches = shared.supply.exchange(plan, comm.rank, batches, step, &shared.log)?;
-            exchange = None;
+            (exchange, ahead) = (None, None);
         }
         let begun = Instant::now();
         stats.enter(local, Stage::Data);
-        let batch = batches.next().map_err(|error| TrainError::Data(Box::new(error)))?;
-        let waited = begun.elapsed();
-        stats.ranks[local].data_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
-        check(&batch, step)?;
+        let Taken { staged, epoch, ids, samples, waited } = match ahead.take() {
+            Some(taken) => taken,
+            None => take(shared, comm, &replica, &mut batches, step)?,
+        };
         if step == shared.first_step {
-            first_batch(shared, comm, &batch);
             stats.first_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
         }
         stats.enter(local, Stage::Step);
         let stepping = Instant::now();
-        let epoch = batch.epoch();
-        let samples = trace::part(&batch, u64::from(comm.rank) * u64::from(plan.recipe.rank_batch()));
-        let seen = replica.learn(&batch, comm)?;
-        let ids = batch.ids().to_vec();
-        drop(batch);
+        let learned = replica.learn(staged, comm)?;
+        if step + 1 < plan.steps && exchange != Some(step + 1) && batches.is_ready() {
+            ahead = Some(take(shared, comm, &replica, &mut batches, step + 1)?); // while the device computes
+        }
+        let seen = learned.read()?;
         stats.ranks[local].step_ns.fetch_add(stepping.elapsed().as_nanos() as u64, Relaxed);
 
         stats.enter(local, Stage::Agree);
@@ -156,6 +158,44 @@ pub(super) fn train(
             while paused(shared, comm)? {}
         }
     }
+}
+
+/// A batch, taken from the loader and on its way to the device.
+struct Taken {
+    staged: Staged,
+    epoch: u64,
+    ids: Vec<SampleId>,
+    /// What [`trace`] makes of it.
+    samples: f64,
+    waited: Duration,
+}
+
+/// Takes the batch of step `step`; waits for it.
+fn take(
+    shared: &Shared<'_>,
+    comm: &Comm,
+    replica: &Replica,
+    batches: &mut RankBatches,
+    step: u64,
+) -> Result<Taken, TrainError> {
+    let Shared { plan, stats, .. } = shared;
+    let begun = Instant::now();
+    let batch = batches.next().map_err(|error| TrainError::Data(Box::new(error)))?;
+    let waited = begun.elapsed();
+    let local = (comm.rank - plan.world.first) as usize;
+    stats.ranks[local].data_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
+    check(&batch, step)?;
+    if step == shared.first_step {
+        first_batch(shared, comm, &batch);
+    }
+    let first_position = u64::from(comm.rank) * u64::from(plan.recipe.rank_batch());
+    Ok(Taken {
+        staged: replica.stage(&batch)?,
+        epoch: batch.epoch(),
+        ids: batch.ids().to_vec(),
+        samples: trace::part(&batch, first_position),
+        waited,
+    })
 }
 
 /// The loader and the loop count steps on their own; they must agree.

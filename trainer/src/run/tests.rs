@@ -216,7 +216,7 @@ fn another_number_of_ranks_goes_on_in_the_same_order() {
     }
     assert_eq!(batches(&run)[3..], batches(&whole)[3..]);
     let message = start(&plan(&shards, &run, 2, &settings("batch_size=8"))).unwrap_err().to_string();
-    assert!(message.contains("batch_size x ranks was 8, now 16"), "{message}");
+    assert!(message.contains("batch_size x update_freq x ranks was 8, now 16"), "{message}");
 }
 
 /// Two runs in this process that meet as two processes do. The second has counters for no rank, so its rank panics.
