@@ -521,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_recipe_that_is_not_there_lists_those_that_are() {
-        let message = Recipe::find("pretrain-base-21k").unwrap_err().to_string();
+        let message = Recipe::find("pretrain-base-22").unwrap_err().to_string();
         assert!(message.contains("did you mean pretrain-base-22k?"), "{message}");
         assert!(message.contains("pretrain-tiny-cpu"), "{message}");
     }

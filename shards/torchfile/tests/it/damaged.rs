@@ -90,11 +90,16 @@ fn check(name: &str, original: &[u8], rounds: u64) {
         assert!(most <= bound, "{name}, round {round}: held {most} bytes, at most {bound} are fair");
         *outcomes.entry(outcome.is_ok()).or_insert(0) += 1;
     }
-    assert!(outcomes.get(&false).is_some_and(|&refused| refused > rounds / 10), "{name}: {outcomes:?}");
+    assert!(
+        outcomes.get(&false).is_some_and(|&refused| refused > rounds / 10 || cfg!(miri)),
+        "{name}: {outcomes:?}"
+    );
 }
 
 #[test]
 fn damaged_fixtures_are_read_or_refused_but_never_panic() {
+    // Miri interprets each instruction: a few of each.
+    let fewer = |rounds: u64| if cfg!(miri) { rounds.div_ceil(1000) } else { rounds };
     for (name, rounds) in [
         ("tricky.pth", 3000),
         ("tricky.protocol4.pth", 3000),
@@ -107,11 +112,12 @@ fn damaged_fixtures_are_read_or_refused_but_never_panic() {
         ("compressed.pth", 1000),
         ("tricky.safetensors", 4000),
     ] {
-        check(name, &std::fs::read(data(name)).unwrap(), rounds);
+        check(name, &std::fs::read(data(name)).unwrap(), fewer(rounds));
     }
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hours, where every instruction is interpreted")]
 fn damaged_encoders_are_read_or_refused_but_never_panic() {
     check("encoder.pkl", &std::fs::read(golden("dalle-tiny/encoder.pkl")).unwrap(), 150);
     check("encoder.legacy.pkl", &std::fs::read(golden("dalle-tiny/encoder.legacy.pkl")).unwrap(), 150);
@@ -119,6 +125,7 @@ fn damaged_encoders_are_read_or_refused_but_never_panic() {
 
 /// Checksums hide the program from most injuries of a zip file; here it is injured before it is packed.
 #[test]
+#[cfg_attr(miri, ignore = "hours, where every instruction is interpreted")]
 fn damaged_programs_in_sound_archives_are_read_or_refused() {
     let original = std::fs::read(data("tricky.pth")).unwrap();
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(&original)).unwrap();
@@ -154,6 +161,7 @@ fn damaged_programs_in_sound_archives_are_read_or_refused() {
 
 /// The dearest programs per byte that we could think of, against what the docs of `Limits` promise.
 #[test]
+#[cfg_attr(miri, ignore = "hours, where every instruction is interpreted")]
 fn greedy_programs_stay_within_the_promised_memory() {
     let head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}X\x0d\x00\x00\x00little_endian\x88s.";
     // A piece, and the values that it makes.

@@ -21,6 +21,7 @@ fn golden(name: &str) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "libjpeg-turbo is foreign code")]
 fn a_header_that_promises_too_much_is_refused_before_memory_is_asked_for() {
     let mut jpeg = golden("small-444.jpg");
     let frame = jpeg.windows(2).position(|bytes| bytes == [0xFF, 0xC0]).unwrap();
@@ -47,6 +48,7 @@ fn an_image_of_no_rows_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "libjpeg-turbo is foreign code")]
 fn endless_scans_are_refused() {
     let limits = Limits { max_scans: 3, ..Limits::default() };
     let error = decode(&golden("small-progressive.jpg"), &limits).unwrap_err();
@@ -55,6 +57,7 @@ fn endless_scans_are_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "libjpeg-turbo is foreign code")]
 fn a_jpeg_without_its_end_is_truncated() {
     let jpeg = golden("small-420.jpg");
     check(&jpeg[..jpeg.len() / 2], "truncated", "copy the file again");

@@ -103,6 +103,7 @@ fn crops(width: u32, height: u32) -> Vec<PixelRect> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "libjpeg-turbo is foreign code")]
 fn crops_of_every_sampling_and_size_are_libjpeg_turbos() {
     let sides = [(1, 1), (2, 3), (5, 4), (8, 8), (17, 16), (33, 9), (71, 50), (130, 67), (64, 131)];
     for (number, sampling) in SAMPLINGS.into_iter().enumerate() {
@@ -135,6 +136,7 @@ fn requantize(jpeg: &mut [u8], step: u8) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "libjpeg-turbo is foreign code")]
 fn coefficients_beyond_all_measure_are_clipped_and_wrapped_as_libjpeg_turbo_does() {
     for (number, sampling) in SAMPLINGS.into_iter().enumerate() {
         for (step, rough) in [(9, false), (40, true), (120, false), (255, true), (255, false)] {
@@ -149,6 +151,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "libjpeg-turbo is foreign code")]
     fn any_crop_is_libjpeg_turbos(
         sampling in 0..SAMPLINGS.len(),
         (width, height) in (1u32..150, 1u32..90),
@@ -165,6 +168,7 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "libjpeg-turbo is foreign code")]
 fn what_is_packed_as_jpeg_has_been_decoded_by_region_too() {
     let image = picture(90, 61, false, 3);
     let jpeg = encode(&image, (2, false), 80);
@@ -189,6 +193,7 @@ fn by_libjpeg(payload: &Payload<'_>, crop: PixelRect) -> Option<Vec<u8>> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "libjpeg-turbo is foreign code")]
 fn what_both_decoders_take_of_spoilt_payloads_they_show_alike() {
     let (mut alike, mut refused, mut left) = (0, 0, 0);
     let (level, mut decoder) = (Level::detect(), RegionDecoder::default());
@@ -229,4 +234,37 @@ fn what_both_decoders_take_of_spoilt_payloads_they_show_alike() {
         alike > 2000 && refused > 2000,
         "{alike} alike, {refused} refused, {left} left: spoil more, or less"
     );
+}
+
+/// The fuzzer's inputs, without libjpeg-turbo, so that Miri can look at every access: see `fuzz/fuzz_targets/payload.rs`.
+#[test]
+fn committed_payloads_are_decoded_or_refused_alike_by_every_level() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/payload");
+    let mut files: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    if cfg!(miri) {
+        files.retain(|file| file.file_name().unwrap().to_string_lossy().starts_with("small-"));
+    }
+    let mut shown = 0;
+    for file in files {
+        let input = std::fs::read(&file).unwrap();
+        let [width, height, _, bytes @ ..] = input.as_slice() else { continue };
+        let (width, height) = (u32::from(*width) + 1, u32::from(*height) + 1);
+        let part = |side: u32| (side / 3, side.div_ceil(2));
+        let ((left, columns), (top, rows)) = (part(width), part(height));
+        let whole = PixelRect { left: 0, top: 0, width, height };
+        for crop in [whole, PixelRect { left, top, width: columns, height: rows }] {
+            // As it is, and with its end missing.
+            for bytes in [bytes, &bytes[..bytes.len() * 4 / 5]] {
+                let payload = Payload { kind: PayloadKind::Jpeg, width, height, bytes };
+                let made = |level| by_region(level, &mut RegionDecoder::default(), &payload, crop).ok();
+                let plain = made(Level::Plain);
+                for level in Level::available() {
+                    assert!(made(level) == plain, "{}, {level:?}, {crop:?}", file.display());
+                }
+                shown += usize::from(plain.flatten().is_some());
+            }
+        }
+    }
+    assert!(shown > 10, "only {shown} were shown");
 }
