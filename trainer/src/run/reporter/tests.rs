@@ -104,8 +104,7 @@ fn the_console_has_the_references_lines_at_its_steps() {
         let sink = lines.clone();
         stats.print_with(move |line| sink.lock().unwrap().push(line.to_owned()));
         run(&plan, &Control::new(), &stats).unwrap();
-        let lines = lines.lock().unwrap().clone();
-        lines
+        lines.lock().unwrap().clone()
     };
     let told = lines(&["steps=9", "print_freq=3"]); // 7 steps to an epoch
     let starts: Vec<&str> = told.iter().map(|line| line.split("  eta").next().unwrap()).collect();
