@@ -16,7 +16,7 @@ Examples:
   beit-train plan --shards photos.shards --recipe pretrain-base-22k
   beit-train evaluate --run runs/pretrain-tiny-cpu --shards held-out.shards --shuffle-pixels --json
   beit-train recipes --keys
-  torchrun --no-python --nproc-per-node 2 beit-train run --shards photos.shards --recipe pretrain-tiny-cpu
+  torchrun --no-python --nproc-per-node 2 -- beit-train run --shards photos.shards --recipe pretrain-tiny-cpu
 
 Exit codes: 0 finished, or stopped by SIGINT or SIGTERM with a checkpoint; 1 failure; 2 wrong usage.
 BEIT_LOG=debug says more."
