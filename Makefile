@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint doc loom miri fuzz clean-demo
+.PHONY: help setup build demo test lint doc loom miri fuzz nccl clean-demo
 
 help: ## what can be typed here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ miri: ## interpret the tests of the ring, the kernels and the parsers with Miri;
 
 fuzz: ## fuzz every target, each for FUZZ_SECONDS (default 60); not part of `make test`
 	@scripts/fuzz.sh
+
+nccl: ## build the NCCL plug-in for ranks on GPUs (LIBTORCH: a libtorch with CUDA; never yet run on a GPU)
+	@scripts/nccl.sh
 
 clean-demo: ## forget what `make demo` made
 	rm -rf demo

@@ -21,7 +21,7 @@ Examples:
   beit-train recipes --keys
   beit-train import beit_base_patch16_224_pt22k.pth base
   beit-train export runs/pretrain-tiny-cpu --to transformers exported
-  torchrun --no-python --nproc-per-node 2 beit-train run --shards photos.shards --recipe pretrain-tiny-cpu
+  torchrun --no-python --nproc-per-node 2 -- beit-train run --shards photos.shards --recipe pretrain-tiny-cpu
 
 Exit codes: 0 finished, or stopped by SIGINT or SIGTERM with a checkpoint; 1 failure; 2 wrong usage.
 BEIT_LOG=debug says more."

@@ -167,6 +167,17 @@ fn joining_without_the_others_ends_with_the_timeout() {
 }
 
 #[test]
+#[ignore = "needs the plug-in and a libtorch with CUDA, but no GPU: BEIT_NCCL=…/libbeit_nccl.so"]
+fn a_plug_in_without_a_gpu_is_a_clear_error() {
+    let plugin = std::env::var("BEIT_NCCL").unwrap();
+    let store = Store::serve("127.0.0.1", 0, 1, PATIENCE).unwrap();
+    let backend = Backend::Nccl { plugin, device: 0 };
+    let error = ProcessGroup::join(&store, &backend, 0, 1, PATIENCE).unwrap_err().to_string();
+    println!("{error}");
+    assert!(error.contains("CUDA") && !error.contains("frame #"), "{error}");
+}
+
+#[test]
 fn a_missing_nccl_plug_in_is_a_clear_error() {
     let store = Store::serve("127.0.0.1", 0, 1, PATIENCE).unwrap();
     let backend = Backend::Nccl { plugin: "/nowhere/libbeit_nccl.so".to_owned(), device: 0 };
