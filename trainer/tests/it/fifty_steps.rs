@@ -59,8 +59,8 @@ fn check(name: &str, expect: &str, ranks: u32, settings: &[&str]) {
         other_guesses += usize::from((found - goal).abs() > 1e-6);
     }
     assert!(other_guesses <= 2, "in {other_guesses} steps other tokens were guessed");
-    let clipped = goals.iter().filter(|goal| goal[2].as_f64().unwrap() > 0.5).count();
-    assert!(clipped > 5 && clipped < 50, "{clipped} of the steps clip, so both ways are taken");
+    let clipped = goals.iter().filter(|goal| goal[2].as_f64().unwrap() > 1.4).count();
+    assert!(clipped > 5 && clipped < 45, "{clipped} of the steps clip, so both ways are taken");
 
     let weights =
         beit_torchfile::read_safetensors(run.join("checkpoints/step-00000050/model.safetensors")).unwrap();
