@@ -150,7 +150,7 @@ mod tests {
         let text = as_table(&report, &plan);
         for words in [
             "step alone: 3.000 s for 8 samples, 2.67 samples/s; 6.000 s of processor time on 2 threads",
-            "12 layers, width 768, 8192 tokens; 600 patches hidden; amp off",
+            "12 layers, width 768, 8192 tokens; 600 patches hidden; amp fp16",
             "0.864 TFLOP per step, 0.2879 TFLOP/s; a large matrix product makes 0.4000 here; MFU 57.6 %",
             "5.00 GB at most",
         ] {
