@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint doc loom fuzz clean-demo
+.PHONY: help setup build demo test lint doc loom fuzz parity clean-demo
 
 help: ## what can be typed here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ loom: setup ## model-check the batch ring (not part of `make test`: it rebuilds 
 
 fuzz: ## fuzz every target, each for FUZZ_SECONDS (default 60); not part of `make test`
 	@scripts/fuzz.sh
+
+parity: setup ## compare the trainer with PyTorch, transformers and timm from PyPI, at full size too; minutes, not part of `make test`
+	@scripts/parity.sh
 
 clean-demo: ## forget what `make demo` made
 	rm -rf demo
