@@ -79,15 +79,14 @@ fn every_parameter_starts_as_the_reference_starts_it() {
 #[test]
 #[ignore = "a minute: make parity"]
 fn full_size_models_start_as_the_reference_starts_them() {
-    for (config, gamma) in [(ModelConfig::base(), 0.1), (ModelConfig::large(), 1e-5)] {
+    for (config, gamma) in [(ModelConfig::base(), 0.1f32), (ModelConfig::large(), 1e-5)] {
         let model = Model::new(&config, 0, Device::Cpu).unwrap();
         let mut worst = 0.0f64;
         for (name, tensor) in model.parameters() {
             let of = |tensor: tch::Tensor| tensor.double_value(&[]);
             let tensor = tensor.detach();
             let (low, high) = (of(tensor.min()), of(tensor.max()));
-            let all =
-                |expect: f64| ((low - expect).abs() < 1e-9 && (high - expect).abs() < 1e-9).then_some(());
+            let all = |expect: f32| (low == f64::from(expect) && high == f64::from(expect)).then_some(());
             if name.contains("gamma") {
                 all(gamma).unwrap_or_else(|| panic!("{name}: {low} to {high}"));
             } else if name.ends_with("bias") || name.ends_with("bias_table") {
