@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint doc loom miri fuzz nccl clean-demo
+.PHONY: help setup build demo test lint doc loom miri fuzz nccl parity clean-demo
 
 help: ## what can be typed here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ fuzz: ## fuzz every target, each for FUZZ_SECONDS (default 60); not part of `mak
 
 nccl: ## build the NCCL plug-in for ranks on GPUs (LIBTORCH: a libtorch with CUDA; never yet run on a GPU)
 	@scripts/nccl.sh
+
+parity: setup ## compare the trainer with PyTorch, transformers and timm from PyPI, at full size too; minutes, not part of `make test`
+	@scripts/parity.sh
 
 clean-demo: ## forget what `make demo` made
 	rm -rf demo

@@ -436,3 +436,23 @@ fn a_model_beyond_memory_is_refused_with_its_sizes() {
     assert!(err.contains("rank 0 is out of memory") && err.contains("M parameters"), "{err}");
     assert!(err.contains("lower batch_size"), "{err}");
 }
+
+#[test]
+fn a_runs_weights_travel_to_transformers_and_back() {
+    let house = House::new();
+    ends(&mut house.train("a.run", 1, &["steps=2", "warmup_steps=1"]), 0);
+    let run =
+        |words: &[&str], code: i32| ends(beit_train().current_dir(house.folder.path()).args(words), code);
+    let (said, _) = run(&["inspect", "a.run", "--json"], 0);
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&report["kind"], &report["state"]["step"]), (&"pretrain".into(), &2.into()));
+    assert_eq!(report["plan"]["model"]["width"], 32);
+    assert_eq!(report["groups"][0]["name"], "no_decay");
+    run(&["export", "a.run", "--to", "transformers", "hf"], 0);
+    let (_, said) = run(&["import", "hf", "again"], 0);
+    assert!(said.contains("pretrain, 32 px in patches of 8 px, width 32, 2 blocks"), "{said}");
+    assert_eq!(house.model("a.run", 2), fs::read(house.path("again/model.safetensors")).unwrap());
+    let (_, said) = run(&["export", "a.run", "--to", "transformers", "hf"], 1);
+    assert!(said.contains("hf: is there already"), "{said}");
+    run(&["export", "a.run", "--to", "onnx", "x"], 2);
+}

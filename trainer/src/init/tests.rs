@@ -74,3 +74,43 @@ fn every_parameter_starts_as_the_reference_starts_it() {
         }
     }
 }
+
+/// Mean, standard deviation and largest number of every parameter of base and large.
+#[test]
+#[ignore = "a minute: make parity"]
+fn full_size_models_start_as_the_reference_starts_them() {
+    for (config, gamma) in [(ModelConfig::base(), 0.1f32), (ModelConfig::large(), 1e-5)] {
+        let model = Model::new(&config, 0, Device::Cpu).unwrap();
+        let mut worst = 0.0f64;
+        for (name, tensor) in model.parameters() {
+            let of = |tensor: tch::Tensor| tensor.double_value(&[]);
+            let tensor = tensor.detach();
+            let (low, high) = (of(tensor.min()), of(tensor.max()));
+            let all = |expect: f32| (low == f64::from(expect) && high == f64::from(expect)).then_some(());
+            if name.contains("gamma") {
+                all(gamma).unwrap_or_else(|| panic!("{name}: {low} to {high}"));
+            } else if name.ends_with("bias") || name.ends_with("bias_table") {
+                all(0.0).unwrap_or_else(|| panic!("{name}: {low} to {high}"));
+            } else if name.contains("norm") {
+                all(1.0).unwrap_or_else(|| panic!("{name}: {low} to {high}"));
+            } else {
+                let shrunk = name.contains("attn.proj") || name.contains("fc2");
+                let layer: f64 = name.split('.').nth(1).and_then(|layer| layer.parse().ok()).unwrap_or(0.0);
+                let divisor = if shrunk { (2.0 * (layer + 1.0)).sqrt() } else { 1.0 };
+                let (cut, sd) = (0.02 / divisor, 0.02 * 0.539_56 / divisor);
+                let count = tensor.numel() as f64;
+                let (mean, found) =
+                    (of(tensor.mean(Kind::Double)), of(tensor.to_kind(Kind::Double).std(false)));
+                assert!(low >= -cut * 1.000_001 && high <= cut * 1.000_001, "{name}: {low} to {high}");
+                assert!(mean.abs() < 5.0 * sd / count.sqrt(), "{name}: mean {mean:e}");
+                assert!((found / sd - 1.0).abs() < 5.0 / count.sqrt(), "{name}: {found:e}, not {sd:e}");
+                worst = worst.max((found / sd - 1.0).abs() * count.sqrt());
+            }
+        }
+        eprintln!(
+            "width {}: {} parameters; worst deviation {worst:.2} / sqrt(n)",
+            config.width,
+            model.parameter_count()
+        );
+    }
+}

@@ -10,6 +10,7 @@ use super::weights::Weights;
 use super::{about, must_be_free, stored};
 use crate::checkpoint::tensors::KINDS;
 use crate::error::{TrainError, torch};
+use crate::model::weights::{by_name, copy_into};
 use crate::model::{Head, Hidden, Model};
 
 /// Images at a time; it changes memory, not numbers.
@@ -94,12 +95,11 @@ pub(super) fn load(weights: Weights) -> Result<Model, TrainError> {
     let (config, layout) = (&weights.architecture.model, weights.architecture.layout);
     let model = Model::blank(config, layout, Device::Cpu)
         .map_err(|error| wrong(format!("making its model: {error}")))?;
-    let tensors = weights
-        .tensors
-        .iter()
-        .map(|(name, tensor)| Ok((name.clone(), to_tch(tensor)?)))
-        .collect::<Result<Vec<_>, TrainError>>()?;
-    model.load(&tensors).map_err(|error| wrong(error.to_string()))?;
+    // One by one: the whole state dict twice would be gigabytes.
+    for (name, tensor) in weights.parameters() {
+        let given = (name.to_owned(), to_tch(tensor)?);
+        copy_into(model.parameters(), &by_name([&given])).map_err(|error| wrong(error.to_string()))?;
+    }
     Ok(model)
 }
 

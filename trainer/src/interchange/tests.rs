@@ -448,3 +448,34 @@ fn inspect_names_the_groups_and_what_a_file_is() {
     let other = inspect(&golden("pretrain.expected.safetensors"), &Known::default()).unwrap();
     assert!(other.kind.is_none() && other.problem.unwrap().contains("no BEiT with a head"));
 }
+
+/// What `tests/parity/models.py --gradients` left: weights and gradients of models of transformers.
+#[test]
+#[ignore = "needs BEIT_PARITY, a folder that tests/parity/models.py makes: make parity"]
+fn full_size_gradients_equal_pytorchs() {
+    let folder = PathBuf::from(std::env::var("BEIT_PARITY").expect("BEIT_PARITY"));
+    for name in ["base-tokens", "base-classes"] {
+        let place = folder.join(name);
+        let expected = Golden::read(&place.join("expected.safetensors"));
+        let model = forward::load(stored::open(&place.join("checkpoint")).unwrap()).unwrap();
+        let logits = match model.layout().head {
+            Head::Tokens => model
+                .forward(expected.get("pixels"), &expected.get("mask").to_kind(Kind::Bool), None)
+                .unwrap(),
+            _ => model.classify(expected.get("pixels"), None).unwrap(),
+        };
+        let loss = logits.cross_entropy_for_logits(expected.get("labels"));
+        loss.backward();
+        assert!(relative_error(&logits, expected.get("logits")) <= 2e-5);
+        let mut worst = (relative_error(&loss.view([1]), expected.get("loss")), String::from("loss"));
+        assert_eq!(expected.under("grad.").len(), model.parameters().len());
+        for (parameter, tensor) in model.parameters() {
+            let error = relative_error(&tensor.grad(), expected.get(&format!("grad.{parameter}")));
+            if error > worst.0 {
+                worst = (error, parameter.clone());
+            }
+        }
+        eprintln!("{name}: {} gradients, the worst {:.1e} ({})", model.parameters().len(), worst.0, worst.1);
+        assert!(worst.0 <= 1e-4, "{name}: {worst:?}");
+    }
+}
