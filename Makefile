@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint doc loom fuzz clean-demo
+.PHONY: help setup build demo test lint doc loom fuzz clean-demo parity
 
 help: ## what can be typed here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ doc: setup ## rustdoc, warnings are errors
 
 loom: setup ## model-check the batch ring (not part of `make test`: it rebuilds the loader)
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --locked -p beit-loader --lib ring
+
+parity: build ## the trainer beside PyTorch (PYTHON=… with torch, numpy, safetensors); not part of `make test`
+	@scripts/parity.sh
 
 fuzz: ## fuzz every target, each for FUZZ_SECONDS (default 60); not part of `make test`
 	@scripts/fuzz.sh
