@@ -39,7 +39,7 @@ fuzz: ## fuzz every target, each for FUZZ_SECONDS (default 60); not part of `mak
 nccl: ## build the NCCL plug-in for ranks on GPUs (LIBTORCH: a libtorch with CUDA; never yet run on a GPU)
 	@scripts/nccl.sh
 
-parity: setup ## compare the trainer with PyTorch, transformers and timm from PyPI, at full size too; minutes, not part of `make test`
+parity: build ## compare the trainer with PyTorch, transformers and timm from PyPI, at full size too; minutes, not part of `make test`
 	@scripts/parity.sh
 
 clean-demo: ## forget what `make demo` made

@@ -37,7 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("batches", nargs="?"), parser.add_argument("start", nargs="?"), parser.add_argument("run", nargs="?")
     parser.add_argument("--bin", help="folder of beit-train: make the runs, too"), parser.add_argument("--shards")
-    parser.add_argument("--work", default="parity-train"), parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", default="target/parity/one"), parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--golden", help="write the steps of the f64 run here")
     parser.add_argument("--only-f64", action="store_true", help="leave the f32 run out: the fixed limits alone count")
     own = sys.argv[1:]
