@@ -35,7 +35,7 @@ def main(log_dir, run_dir):
             line = json.loads(line)
         except ValueError:
             continue  # half a line of a killed trainer
-        if "loss" in line and "step" in line:
+        if "loss" in line and "step" in line and "event" not in line:
             steps[line["step"] - 1] = line  # the newest line of a step counts
     read = EventAccumulator(log_dir, size_guidance={"scalars": 0})
     read.Reload()
