@@ -171,8 +171,17 @@ impl TrainError {
     /// Whether this is how a rank notices that another is gone, and says nothing of its own.
     pub(crate) fn is_echo(&self) -> bool {
         // Gradients are averaged within libtorch's backward pass, so the words are all there is to go by.
-        const WORDS: &[&str] =
-            &["gloo", "Gloo", "pair closure", "NCCL", "ncclComm", "onnection", "imed out", "Socket", "rendezvous store"];
+        const WORDS: &[&str] = &[
+            "gloo",
+            "Gloo",
+            "pair closure",
+            "NCCL",
+            "ncclComm",
+            "onnection",
+            "imed out",
+            "Socket",
+            "rendezvous store",
+        ];
         let TrainError::Torch { source, .. } = self else { return false };
         let said = source.to_string();
         WORDS.iter().any(|word| said.contains(word))

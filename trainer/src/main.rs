@@ -129,23 +129,13 @@ fn watch_signals(control: &Arc<Control>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long the other ranks of this process may take to end when one has failed.
-const LAST_RITES: Duration = Duration::from_secs(45);
-
 /// Says every few seconds how far the run is, until `over` closes; ends the process when a failed run does not.
 fn progress(stats: &TrainStats, control: &Control, over: &std::sync::mpsc::Receiver<()>) {
     use std::sync::mpsc::RecvTimeoutError;
     let mut told = 0;
     while over.recv_timeout(Duration::from_secs(5)) == Err(RecvTimeoutError::Timeout) {
-        if let Some((since, why)) = control.failed()
-            && since > LAST_RITES
-        {
-            let stage = |(local, rank): (usize, &beit_trainer::stats::RankStats)| {
-                let (stage, seconds) = stats.stage(local);
-                format!("rank {} in stage {} for {seconds:.0} s", rank.rank, stage.name())
-            };
-            let stages: Vec<_> = stats.ranks.iter().enumerate().map(stage).collect();
-            eprintln!("beit-train: {why}; and this process does not end by itself: {}", stages.join(", "));
+        if let Some(why) = control.overdue(stats) {
+            eprintln!("beit-train: {why}");
             std::process::exit(1);
         }
         let step = stats.step.load(Relaxed);
