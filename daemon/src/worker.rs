@@ -71,7 +71,7 @@ fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Res
     let over = AtomicBool::new(false);
     let mut watch = Watch::default();
     let (outcome, started) = thread::scope(|scope| {
-        let reporter = scope.spawn(|| report(&stats, &plan, &over, &mut watch, &mut *reports));
+        let reporter = scope.spawn(|| report(&stats, &plan, control, &over, &mut watch, &mut *reports));
         let outcome = run(&plan, control, &stats);
         over.store(true, Release);
         (outcome, reporter.join().unwrap_or(true))
@@ -125,6 +125,7 @@ fn would_recur(error: &TrainError) -> bool {
 fn report(
     stats: &TrainStats,
     plan: &Plan,
+    control: &Control,
     over: &AtomicBool,
     watch: &mut Watch,
     reports: &mut impl Write,
@@ -137,6 +138,10 @@ fn report(
         }
         if started {
             tell(reports, &FromWorker::Sample(Box::new(sample(stats, plan, watch))));
+        }
+        if let Some(message) = control.overdue(stats) {
+            tell(reports, &FromWorker::Failed { permanent: !started, message });
+            std::process::exit(1); // a thread that hangs can't be joined
         }
         thread::sleep(REPORT_EVERY);
     }

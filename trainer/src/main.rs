@@ -155,24 +155,14 @@ fn watch_signals(control: &Arc<Control>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long the other ranks of this process may take to end when one has failed.
-const LAST_RITES: Duration = Duration::from_secs(45);
-
 /// Ends the process when a failed run does not, until `over` closes.
 fn watch_failure(stats: &TrainStats, control: &Control, over: &std::sync::mpsc::Receiver<()>) {
     use std::sync::mpsc::RecvTimeoutError;
     while over.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
-        let Some((since, why)) = control.failed() else { continue };
-        if since <= LAST_RITES {
-            continue;
+        if let Some(why) = control.overdue(stats) {
+            eprintln!("beit-train: {why}");
+            std::process::exit(1);
         }
-        let stage = |(local, rank): (usize, &beit_trainer::stats::RankStats)| {
-            let (stage, seconds) = stats.stage(local);
-            format!("rank {} in stage {} for {seconds:.0} s", rank.rank, stage.name())
-        };
-        let stages: Vec<_> = stats.ranks.iter().enumerate().map(stage).collect();
-        eprintln!("beit-train: {why}; and this process does not end by itself: {}", stages.join(", "));
-        std::process::exit(1);
     }
 }
 

@@ -413,10 +413,10 @@ fn a_process_that_hangs_is_named_within_the_timeout() {
 #[test]
 fn the_process_that_keeps_the_meeting_point_is_named_too() {
     let (_, line) = one_of_two_is_lost(0, rustix::process::Signal::KILL, 30);
-    assert!(line.contains("which kept the meeting point of the ranks at 127.0.0.1:"), "{line}");
-    assert!(line.contains(" is gone or out of reach; rank 1 noticed: "), "{line}");
+    assert!(line.contains("which keeps the meeting point of the ranks at 127.0.0.1:"), "{line}");
+    assert!(line.contains(", does not answer and is dead; rank 1 noticed: "), "{line}");
     let (_, line) = one_of_two_is_lost(0, rustix::process::Signal::STOP, 5);
-    assert!(line.contains(" does not answer; rank 1 noticed: "), "{line}");
+    assert!(line.contains(", does not answer and is stopped; rank 1 noticed: "), "{line}");
 }
 
 #[test]

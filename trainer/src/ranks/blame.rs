@@ -45,9 +45,9 @@ impl Inquest {
             Some(Ok(verdict)) => verdict,
             Some(Err(error)) => {
                 tracing::debug!(%error, "Nobody is left to ask who is gone.");
-                self.no_store("is gone or out of reach")
+                self.no_store()
             }
-            None => self.no_store("does not answer"),
+            None => self.no_store(),
         }
     }
 
@@ -59,22 +59,17 @@ impl Inquest {
         Ok(verdict(&self.world, &before, &after, unix_ms()))
     }
 
-    fn no_store(&self, what: &str) -> String {
+    fn no_store(&self) -> String {
         let Address { host, port, .. } = &self.address;
-        match (&self.world.meeting, &self.keeper) {
-            (Meeting::At { agent: true, .. }, _) => {
-                format!(
-                    "torchrun's agent, which kept the meeting point of the ranks at {host}:{port}, {what}"
-                )
-            }
-            (_, Some(keeper)) => {
-                let name = name(&self.world, keeper);
-                format!("{name}, which kept the meeting point of the ranks at {host}:{port}, {what}")
-            }
-            (_, None) => {
-                format!("rank 0, which was to keep the meeting point of the ranks at {host}:{port}, {what}")
-            }
-        }
+        let who = match (&self.world.meeting, &self.keeper) {
+            (Meeting::At { agent: true, .. }, _) => "torchrun's agent".to_owned(),
+            (_, Some(keeper)) => name(&self.world, keeper),
+            (_, None) => "rank 0".to_owned(),
+        };
+        let state =
+            self.keeper.as_ref().filter(|_| !matches!(self.world.meeting, Meeting::At { agent: true, .. }));
+        let state = state.and_then(state_here).map_or(String::new(), |state| format!(" and {state}"));
+        format!("{who}, which keeps the meeting point of the ranks at {host}:{port}, does not answer{state}")
     }
 }
 
