@@ -1,7 +1,7 @@
 //! Weights in and out: the reference's `.pth`, `transformers` folders, `timm` and safetensors files.
 //!
-//! [`import`] turns a file or folder into a checkpoint directory of ours, [`export`] does the reverse, [`forward`] runs a
-//! checkpoint on given pixels, [`inspect`] says what a file or folder holds. Numbers are carried as bytes: no conversion
+//! [`import()`] turns a file or folder into a checkpoint directory of ours, [`export()`] does the reverse, [`forward()`] runs a
+//! checkpoint on given pixels, [`inspect()`] says what a file or folder holds. Numbers are carried as bytes: no conversion
 //! rounds, and a round trip gives the bytes back. What a file does not tell is asked for, never guessed in silence.
 
 mod names;
