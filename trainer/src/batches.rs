@@ -14,7 +14,7 @@ use crate::generation::Generations;
 use crate::plan::{Plan, open_set};
 use crate::step::bytes;
 
-/// What [`write`] wrote.
+/// What [`write()`] wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// One for each step and rank.
