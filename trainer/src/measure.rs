@@ -73,7 +73,7 @@ pub fn no_data(recipe: &Recipe, vocab: u32) -> DataFacts {
 
 /// Takes `warmup` steps and then measures `steps`: forward, backward, clipping, update, and the reading of loss and norm.
 ///
-/// The batch is that of the file `batch`, as [`crate::batches::write`] writes them, or one of random pixels and tokens under masks as
+/// The batch is that of the file `batch`, as [`crate::batches::write()`] writes them, or one of random pixels and tokens under masks as
 /// the recipe has them.
 ///
 /// # Errors
