@@ -67,20 +67,21 @@ impl Attention {
             _ => None,
         };
         let bias = both.as_ref().or(own.as_ref()).or(bias);
-        let mixed = self.mix(x, bias, batch, positions).map_err(tensor("running attention"))?;
+        let qkv_bias = Tensor::f_cat(&[&self.q_bias, &self.k_bias, &self.v_bias], 0)
+            .map_err(tensor("putting the biases of attention together"))?; // [3·D]
+        let qkv = beit_torch::linear(x, &self.qkv_weight, &qkv_bias)?; // [B, T, 3·D]
+        let mixed = self.mix(&qkv, bias, batch, positions).map_err(tensor("running attention"))?;
         self.proj.forward(&mixed)
     }
 
     fn mix(
         &self,
-        x: &Tensor,
+        qkv: &Tensor,
         bias: Option<&Tensor>,
         batch: i64,
         positions: i64,
     ) -> Result<Tensor, tch::TchError> {
-        let qkv_bias = Tensor::f_cat(&[&self.q_bias, &self.k_bias, &self.v_bias], 0)?; // [3·D]
-        let qkv = x
-            .f_linear(&self.qkv_weight, Some(&qkv_bias))? // [B, T, 3·D]
+        let qkv = qkv
             .f_view([batch, positions, 3, self.heads, self.width / self.heads])? // [B, T, 3, H, K]
             .f_permute([2, 0, 3, 1, 4])?; // [3, B, H, T, K]
         let (q, k, v) = (qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?);

@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <dlfcn.h>
 #include <cstring>
@@ -142,6 +143,48 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     torch::autograd::variable_list result{at::Tensor()};  // the body has no gradient
     for (const auto& tensor : inputs) result.push_back(tensor.grad());
     return result;
+  }
+};
+
+// ---- linear layers ---------------------------------------------------------------------------------------------
+
+using Pointwise = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
+                             c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+
+// oneDNN's x·wᵀ + b; none where libtorch was built without it.
+const std::optional<c10::TypedOperatorHandle<Pointwise>>& one_dnn() {
+  static const auto found = []() -> std::optional<c10::TypedOperatorHandle<Pointwise>> {
+    auto op = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+    if (!op) return std::nullopt;
+    return op->typed<Pointwise>();
+  }();
+  return found;
+}
+
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+  return one_dnn()->call(x, weight, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
+// oneDNN for forward and for the gradient of the input, BLAS for the gradient of the weight, where it is faster.
+struct OneDnnLinear : torch::autograd::Function<OneDnnLinear> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& bias) {
+    ctx->save_for_backward({x, weight});
+    at::NoGradGuard no_grad;
+    return product(x, weight, bias);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list gradients) {
+    at::NoGradGuard no_grad;
+    auto saved = ctx->get_saved_variables();
+    const auto &x = saved[0], &weight = saved[1];
+    auto rows = gradients[0].reshape({-1, weight.size(0)}).contiguous();
+    at::Tensor dx, dw, db;
+    if (ctx->needs_input_grad(0)) dx = product(rows, weight.t(), std::nullopt).view(x.sizes());
+    if (ctx->needs_input_grad(1)) dw = rows.t().mm(x.reshape({-1, weight.size(1)}));
+    if (ctx->needs_input_grad(2)) db = rows.sum(0);
+    return {dx, dw, db};
   }
 };
 
@@ -426,6 +469,15 @@ int bt_amp_unscale(at::Tensor* const* tensors, size_t count, at::Tensor* found_i
     at::NoGradGuard no_grad;
     at::_amp_foreach_non_finite_check_and_unscale_(listed(tensors, count), *found_inf, *inverse_scale);
     return 0;
+  });
+}
+
+at::Tensor* bt_linear(at::Tensor* x, at::Tensor* weight, at::Tensor* bias, char** err) {
+  return guarded(err, nullptr, [&]() -> at::Tensor* {
+    bool plain = x->is_cpu() && x->scalar_type() == at::kFloat && weight->scalar_type() == at::kFloat &&
+                 !at::autocast::is_autocast_enabled(at::kCPU);
+    if (plain && one_dnn()) return new at::Tensor(OneDnnLinear::apply(*x, *weight, *bias));
+    return new at::Tensor(at::linear(*x, *weight, *bias));
   });
 }
 

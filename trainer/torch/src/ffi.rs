@@ -135,6 +135,12 @@ unsafe extern "C" {
         err: Message,
     ) -> c_int;
 
+    pub(crate) fn bt_linear(
+        x: *mut C_tensor,
+        weight: *mut C_tensor,
+        bias: *mut C_tensor,
+        err: Message,
+    ) -> *mut C_tensor;
     pub(crate) fn bt_recomputed(
         inputs: *const *mut C_tensor,
         count: usize,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     AdamW, Autocast, Backend, Op, ProcessGroup, Reducer, ReducerOptions, Store, amp_unscale, clip_to_norm,
-    cuda, foreach_norm, foreach_zero, fused_adamw, set_threads, threads,
+    cuda, foreach_norm, foreach_zero, fused_adamw, linear, set_threads, threads,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -419,4 +419,36 @@ fn a_machine_without_cuda_has_no_gpus_and_says_why() {
             assert_eq!(cuda::devices().unwrap(), 0);
         }
     }
+}
+
+#[test]
+fn a_linear_layer_has_libtorchs_values_and_gradients() {
+    for kind in [Kind::Float, Kind::Double] {
+        let fresh = |shape: &[i64]| Tensor::randn(shape, (kind, Device::Cpu)).set_requires_grad(true);
+        let (x, weight, bias) = (fresh(&[2, 5, 24]), fresh(&[40, 24]), fresh(&[40]));
+        let goal = Tensor::randn([2, 5, 40], (kind, Device::Cpu));
+        let run = |out: Tensor| {
+            (&out * &goal).sum(kind).backward();
+            let all = [&x, &weight, &bias].map(|tensor| {
+                let mut held = tensor.grad();
+                let copy = held.copy();
+                let _ = held.zero_();
+                copy
+            });
+            (out, all)
+        };
+        let (own, own_gradients) = run(linear(&x, &weight, &bias).unwrap());
+        let (theirs, gradients) = run(x.linear(&weight, Some(&bias)));
+        assert!(own.allclose(&theirs, 1e-5, 1e-5, false));
+        for (own, theirs) in own_gradients.iter().zip(&gradients) {
+            assert!(own.abs().sum(kind).double_value(&[]) > 0.0 && own.allclose(theirs, 1e-4, 1e-5, false));
+        }
+    }
+    let x = Tensor::ones([2, 3], (Kind::Float, Device::Cpu));
+    let error = linear(
+        &x,
+        &Tensor::ones([4, 5], (Kind::Float, Device::Cpu)),
+        &Tensor::ones([4], (Kind::Float, Device::Cpu)),
+    );
+    assert!(error.unwrap_err().to_string().starts_with("multiplying [2, 3] by a weight of [4, 5]: "));
 }
