@@ -18,12 +18,12 @@ fn bytes(count: usize, draws: &mut Draws) -> Vec<u8> {
 
 /// How many cases are tried: a few under Miri, which interprets each instruction, so that of `all` widths some are odd.
 fn cases(all: u64) -> u64 {
-    if cfg!(miri) { all.div_ceil(100) + 1 } else { all }
+    if cfg!(miri) { all.div_ceil(200) } else { all }
 }
 
 /// The longest row: under Miri still more than two vectors.
 fn longest(all: u32) -> u32 {
-    if cfg!(miri) { all.min(90) } else { all }
+    if cfg!(miri) { all.min(70) } else { all }
 }
 
 const STEPS: [JitterStep; 3] = [JitterStep::Brightness, JitterStep::Contrast, JitterStep::Saturation];
