@@ -14,6 +14,7 @@ fi
 out=${PARITY_DIR:-target/parity}
 bin=target/release
 mkdir -p "$out"
+out=$(cd "$out" && pwd)
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 # Every word of the output that is a number of a test must be in that test.
@@ -33,7 +34,7 @@ say "Models of transformers and timm, both ways, and their gradients"
 rm -rf "$out/models" && mkdir "$out/models"
 "$python" tests/parity/models.py --gradients "$out/models" --work "$out/models" ${PARITY_LARGE:+--large}
 # The same weights' gradients, and the first weights of base and large, in Rust.
-BEIT_PARITY="$PWD/$out/models" cargo test --release --locked -p beit-trainer --lib -- --ignored --nocapture full_size
+BEIT_PARITY="$out/models" cargo test --release --locked -p beit-trainer --lib -- --ignored --nocapture full_size
 rm -rf "$out/models"
 
 [ -e "$out/photos.shards/manifest.txt" ] || $bin/beit-shard build demo-photos --out "$out/photos.shards" --tokenizer embedded --views 8

@@ -8,7 +8,7 @@ it, or it would prove nothing), saves it, and then: `beit-train import`; `forwar
 back, the tensors byte by byte; transformers, timm and torch.load(weights_only=True) on what was exported, against the same logits.
 An image's logits are compared by their largest difference, in parts of the largest logit. Without --large nothing above base is made.
 
-With --gradients it also writes, for base, what the ignored test full_size_gradients_equal_pytorchs reads; see scripts/parity.sh.
+With --gradients it also writes, for base (and large with --large), what the ignored test full_size_gradients_equal_pytorchs reads; see scripts/parity.sh.
 
 Needs: pip install torch==2.13.0 torchvision==0.28.0 transformers==5.23.0 timm==1.0.31 safetensors==0.8.0 numpy
 """
@@ -343,7 +343,8 @@ def main():
         print(f"{name:36} {count:>12}  " + ", ".join(f"{key} {figure:.1e}" for key, figure in figures.items()), flush=True)
         gc.collect()
     if args.gradients:
-        for name in ("base-tokens", "base-classes"):
+        large = ("large-tokens", "large-classes") if args.large else ()
+        for name in ("base-tokens", "base-classes", *large):
             if args.only in name:
                 gradients(name, run, args.gradients)
                 print(f"{name}: gradients written", flush=True)
