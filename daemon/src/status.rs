@@ -71,6 +71,11 @@ pub fn stop(run: Option<&Path>, timeout: Duration) -> Result<()> {
         );
         std::thread::sleep(Duration::from_millis(50));
     }
+    // The lock goes a moment before the process does.
+    let unlocked = Instant::now();
+    while runs(notice.pid) && unlocked.elapsed() < GONE_WITHIN {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     match run.notice() {
         Some(Notice { state: State::Failed, error, .. }) => {
             bail!("the run in {path} had failed: {}", error.unwrap_or_else(|| "see its log".into()))
@@ -81,6 +86,14 @@ pub fn stop(run: Option<&Path>, timeout: Duration) -> Result<()> {
         },
     }
     Ok(())
+}
+
+/// How long a process may take to end once it has let go of its run.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+fn runs(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
 }
 
 fn find(run: Option<&Path>, command: &str) -> Result<RunDir> {

@@ -367,7 +367,7 @@ fn a_set_without_any_sound_record_is_an_error_and_not_a_hang() {
     (0..3).for_each(|sample| damage(&test_set, sample));
     let mut loader = Loader::start(options(test_set.open())).unwrap();
     let error = loader.take_rank(0).next().map(|_| ()).unwrap_err().to_string();
-    assert!(error.starts_with("no record in") && error.contains("beit-shard verify"), "{error}");
+    assert!(error.starts_with("no record in") && error.contains("beit-shard repair"), "{error}");
 }
 
 #[test]

@@ -115,14 +115,13 @@ fn a_stop_checkpoints_and_the_next_start_goes_on_as_if_nothing_had_been() {
         let step = stats.step.load(Relaxed);
         std::thread::sleep(Duration::from_millis(150));
         assert_eq!(stats.step.load(Relaxed), step, "it trains while paused");
+        // Both while it stands still: forty tiny steps are over before a checkpoint is on disk.
         control.checkpoint_now();
-        control.pause(false);
-        while stats.checkpoint.published.load(Relaxed) == 0 {
-            std::thread::yield_now();
-        }
         control.stop();
+        control.pause(false);
         running.join().unwrap().unwrap()
     });
+    assert!(stats.checkpoint.published.load(Relaxed) > 0);
     assert!(!stopped.finished && stopped.step >= 2, "{stopped:?}");
     let outcome = start(&part_plan).unwrap();
     assert_eq!((outcome.resumed_from, outcome.finished), (Some(stopped.step), true));
