@@ -59,6 +59,7 @@ const LODGERS: &[(&str, &[&str])] = &[
     ("safetensors", &["shards/torchfile"]),
     ("zip", &["shards/torchfile"]),
     ("tch", &["shards/tokenizer", "trainer/torch", "trainer"]),
+    ("crc32c", &["trainer"]),
     ("axum", &["daemon"]),
     ("tokio", &["daemon"]),
     ("prometheus", &["daemon"]),

@@ -1,8 +1,17 @@
 //! Tokens made in the step, as the reference makes them, beside tokens from the shards.
 
-use crate::house::{command, fail, last_json, root, run};
+use crate::house::{command, fail, last_json, root};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Packs the ten demo photos.
+fn pack(folder: &Path, tokenizer: &str, views: &str) -> PathBuf {
+    let (photos, shards) = (root().join("demo-photos"), folder.join("a.shards"));
+    let mut build = command("beit-shard", &["build", "--tokenizer", tokenizer, "--views", views]);
+    let built = build.arg(photos).arg("--out").arg(&shards).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    shards
+}
 
 /// Trains eight steps of four on the ten demo photos and gives the losses.
 fn losses(folder: &Path, name: &str, settings: &[&str]) -> Vec<f64> {
@@ -25,18 +34,7 @@ fn losses(folder: &Path, name: &str, settings: &[&str]) -> Vec<f64> {
 #[test]
 fn tokens_made_in_the_step_are_those_of_the_shards_and_go_on_where_these_end() {
     let folder = tempfile::tempdir().unwrap();
-    let (photos, shards) = (root().join("demo-photos"), folder.path().join("a.shards"));
-    let build = [
-        "build",
-        photos.to_str().unwrap(),
-        "--out",
-        shards.to_str().unwrap(),
-        "--tokenizer",
-        "embedded",
-        "--views",
-        "2",
-    ];
-    assert!(run("beit-shard", &build).status.success());
+    pack(folder.path(), "embedded", "2");
     let stored = losses(folder.path(), "stored.run", &[]);
     let online = losses(folder.path(), "online.run", &["tokens=online", "discrete_vae_weight_path=embedded"]);
     // Two views of ten photos are five steps; from then on the shards show old views and the other run new ones.
@@ -47,20 +45,8 @@ fn tokens_made_in_the_step_are_those_of_the_shards_and_go_on_where_these_end() {
 #[test]
 fn another_tokenizer_than_the_shards_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (photos, shards) = (root().join("demo-photos"), folder.path().join("a.shards"));
     let golden = root().join("tests/golden/dalle-tiny/encoder.pkl");
-    let build = [
-        "build",
-        photos.to_str().unwrap(),
-        "--out",
-        shards.to_str().unwrap(),
-        "--tokenizer",
-        golden.to_str().unwrap(),
-        "--views",
-        "1",
-    ];
-    let built = run("beit-shard", &build);
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let shards = pack(folder.path(), golden.to_str().unwrap(), "1");
     let run_dir = folder.path().join("a.run");
     let train = [
         "train",
