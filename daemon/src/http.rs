@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper::server::conn::http1;
@@ -49,10 +49,6 @@ const BODY_BYTES: usize = 4 << 10;
 
 /// Memory for one connection's headers.
 const HEADER_BYTES: usize = 16 << 10;
-
-/// The page may load its own style and nothing else.
-const POLICY: &str =
-    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What handlers share.
 #[derive(Clone)]
@@ -102,8 +98,7 @@ pub fn serve(listener: TcpListener, board: Arc<Board>, token: String, events: Se
 
 fn router(door: Door) -> Router {
     Router::new()
-        .route("/", get(home))
-        .route("/style.css", get(style))
+        .merge(page::routes())
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -158,20 +153,12 @@ async fn bounded(Shared(door): Shared<Door>, request: Request, next: Next) -> Re
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, page::POLICY),
     ] {
         headers.insert(name, header::HeaderValue::from_static(value));
     }
+    headers.entry(header::CACHE_CONTROL).or_insert(header::HeaderValue::from_static("no-store"));
     response
-}
-
-async fn home(Shared(door): Shared<Door>) -> Html<String> {
-    Html(page::render(&door.board.facts(), &door.board.ready().1))
-}
-
-async fn style() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE)
 }
 
 async fn ready(Shared(door): Shared<Door>) -> impl IntoResponse {

@@ -42,7 +42,7 @@ fn every_door_answers_before_the_first_step() {
     assert!(ask(address, "GET /api/v1/run", "").contains("\"state\":\"starting\""));
     let page = ask(address, "GET /", "");
     assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
-    assert!(ask(address, "GET /style.css", "").contains("text/css"));
+    assert!(ask(address, "GET /assets/page.css", "").contains("text/css"));
     assert!(ask(address, "GET /nothing", "").starts_with("HTTP/1.1 404"));
     board.set_state(State::Running);
     assert!(ask(address, "GET /metrics", "").contains("beit_daemon_http_requests_total{status=\"4xx\"} 1"));
