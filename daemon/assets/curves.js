@@ -8,11 +8,11 @@ const POINTS = 800;
 
 const CURVES = [
   { key: "loss", title: "loss", text: (value) => fixed(value, 4), smooth: true },
-  { key: "mlm_acc", title: "masked accuracy", text: (value) => percent(value, 2), axis: (value) => percent(value, 1), smooth: true },
+  { key: "mlm_acc", title: "masked accuracy", text: (value) => percent(value, 2), axis: shortPercent, smooth: true },
   { key: "samples_per_second", title: "samples/s", text: rate },
   { key: "lr", title: "learning rate", text: small },
   { key: "grad_norm", title: "gradient norm", text: (value) => fixed(value, 3), smooth: true },
-  { key: "data_wait_ratio", title: "time waiting for data", text: (value) => percent(value, 1) },
+  { key: "data_wait_ratio", title: "time waiting for data", text: (value) => percent(value, 1), axis: shortPercent },
 ];
 
 export class Curves {
@@ -25,7 +25,7 @@ export class Curves {
   }
 
   clear() {
-    this.columns = { step: [] };
+    this.columns = { step: [], at: [] };
     for (const curve of CURVES) this.columns[curve.key] = [];
   }
 
@@ -51,11 +51,16 @@ export class Curves {
 
   /** One more point; a step that was done before means that the run went back to a checkpoint. */
   add(point) {
-    const { step } = this.columns;
+    const { step, at } = this.columns;
+    if (at.length > 0 && point.at <= at.at(-1)) return; // read already
     while (step.length > 0 && step.at(-1) >= point.step) {
       for (const key of Object.keys(this.columns)) this.columns[key].pop();
     }
     for (const key of Object.keys(this.columns)) this.columns[key].push(point[key] ?? null);
+    const span = Number(byId("span").value);
+    while (span > 0 && step[0] < point.step - span) {
+      for (const key of Object.keys(this.columns)) this.columns[key].shift();
+    }
     if (step.length > 2 * POINTS) this.read();
     else this.draw();
   }
@@ -105,11 +110,11 @@ class Curve {
       ticks: { stroke: ask("--grid"), width: 1, size: 4 },
     };
     const { smooth, axis: label, text } = this.curve;
-    const gap = this.curve.key === "lr" || label ? 54 : 48;
+    const gap = this.curve.key === "lr" || label ? 54 : 44;
     this.plot = new uPlot(
       {
         ...this.size(),
-        padding: [8, 8, 0, 0],
+        padding: [8, 18, 0, 0],
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, sync: { key: "steps" }, points: { size: 7 } },
         scales: { x: { time: false }, y: { range: (_, low, high) => roomy(low, high) } },
@@ -187,6 +192,10 @@ function roomy(low, high) {
   if (!known(low) || !known(high)) return [0, 1];
   const air = (high - low) * 0.08 || Math.abs(high) * 0.1 || 1;
   return [low >= 0 && low - air < 0 ? 0 : low - air, high + air];
+}
+
+function shortPercent(ratio) {
+  return `${Number((100 * ratio).toPrecision(3))} %`;
 }
 
 /** An axis label in few characters. */

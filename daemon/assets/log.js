@@ -22,18 +22,21 @@ export class Log {
     });
   }
 
+  /** Reads the tail; returns the number from which a stream goes on without a gap. */
   async read() {
     try {
-      const { lines } = await getJson(`api/v1/log?lines=${LINES}`);
-      this.lines = lines.map(plain);
+      const { lines, id } = await getJson(`api/v1/log?lines=${LINES}`);
+      this.lines = lines;
       this.show();
+      return id;
     } catch (error) {
       if (error.status && this.lines.length === 0) say(this.box, error.message);
+      return undefined;
     }
   }
 
   add(line) {
-    this.lines.push(plain(String(line)));
+    this.lines.push(line);
     if (this.lines.length > 2 * LINES) this.lines = this.lines.slice(-LINES);
     this.show();
   }
@@ -48,6 +51,3 @@ export class Log {
     });
   }
 }
-
-/** A line without a terminal's colours. */
-const plain = (line) => line.replace(/\x1b\[[0-9;]*m/g, "");

@@ -43,11 +43,11 @@ const feed = new Feed({
     curves.read();
     log.read();
   },
-  /** Begin afresh, after a start or a gap. */
-  restart() {
-    curves.read();
-    log.read();
+  async begin() {
     pictures.look(true);
+    const id = await log.read();
+    await curves.read();
+    return id;
   },
   link(word, text) {
     const link = byId("link");

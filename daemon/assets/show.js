@@ -64,14 +64,14 @@ function numbers(board) {
   const restarts = sum(board.restarts);
   const list = [
     ["loss", trained ? fixed(last.loss, 4) : "–", known(last.loss) || !trained ? "" : "not a number", trained && !known(last.loss)],
-    ["masked accuracy", trained ? percent(last.mlm_acc, 2) : "–", ""],
+    ["accuracy", trained ? percent(last.mlm_acc, 2) : "–", "of masked tokens"],
     ["samples/s", trained ? rate(board.samples_per_second) : "–", plan ? `${count(plan.global_batch)} a step` : ""],
     ["epoch", trained ? count(last.epoch) : "–", plan ? `of ${count(plan.samples)} samples` : ""],
     ["learning rate", trained ? small(last.lr) : "–", ""],
     ["gradient norm", trained ? fixed(last.grad_norm, 3) : "–", ""],
-    ["last checkpoint", known(saved.at) ? age(now() - saved.at) : "none yet", known(saved.at) ? `ago, step ${count(saved.step)}` : ""],
+    ["checkpoint", known(saved.at) ? age(now() - saved.at) : "none yet", known(saved.at) ? `ago, step ${count(saved.step)}` : ""],
     ["restarts", count(restarts), causes(board.restarts)],
-    ["corrupt samples", count(corrupt), causes(last.loader.corrupt), corrupt > 0],
+    ["corrupt", count(corrupt), causes(last.loader.corrupt) || "samples", corrupt > 0],
   ];
   if (known(board.goodput)) list.push(["goodput", percent(board.goodput), "of its time, it trained"]);
   if (known(last.mfu)) list.push(["MFU", percent(last.mfu), "of the devices' peak"]);

@@ -122,10 +122,22 @@ mod tests {
     fn the_page_asks_nothing_of_strangers_and_has_nothing_inline() {
         for asset in ASSETS.iter().chain([&HOME]).filter(|asset| !asset.name.starts_with("uplot")) {
             let text = text(asset).replace("http://www.w3.org/2000/svg", "");
-            for word in ["http://", "https://", "//cdn", "style=\"", "<style", "onclick=", "onload=", "javascript:", "data:"] {
+            for word in [
+                "http://",
+                "https://",
+                "//cdn",
+                "style=\"",
+                "<style",
+                "onclick=",
+                "onload=",
+                "javascript:",
+                "data:",
+            ] {
                 assert!(!text.contains(word), "{}: {word}", asset.name);
             }
-            for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
+            for word in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"]
+            {
                 assert!(!text.contains(word), "{}: {word} makes markup or code of data", asset.name);
             }
         }
@@ -135,7 +147,10 @@ mod tests {
     #[test]
     fn a_browser_that_has_a_file_is_told_so() {
         let first = HOME.answer(&HeaderMap::new());
-        assert_eq!((first.status(), &first.headers()[header::CACHE_CONTROL]), (StatusCode::OK, &"no-cache".parse().unwrap()));
+        assert_eq!(
+            (first.status(), &first.headers()[header::CACHE_CONTROL]),
+            (StatusCode::OK, &"no-cache".parse().unwrap())
+        );
         let mut again = HeaderMap::new();
         again.insert(header::IF_NONE_MATCH, format!("\"x\", {}", HOME.tag()).parse().unwrap());
         assert_eq!(HOME.answer(&again).status(), StatusCode::NOT_MODIFIED);
