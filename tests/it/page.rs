@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::house::{command, demo_photos, root, succeed};
+use crate::house::{command, demo_photos, npm, root, succeed};
 
 /// Longest wait for the daemon.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -264,14 +264,7 @@ fn everybody_can_use_it(browser: &Browser) {
     {
         assert!(reached.iter().any(|id| id == wanted), "the tab key does not reach {wanted}: {reached:?}");
     }
-    let axe = root().join(".deps/node_modules/axe-core/axe.min.js");
-    let axe = std::fs::read_to_string(&axe).unwrap_or_else(|error| {
-        panic!(
-            "this test checks accessibility with axe-core 4.14.1 and {} is missing ({error}): \
-             npm install --prefix .deps --no-save axe-core@4.14.1",
-            axe.display()
-        )
-    });
+    let axe = std::fs::read_to_string(npm("axe-core/axe.min.js")).unwrap();
     browser.js(&axe);
     let found = |browser: &Browser| {
         let rules = "axe.run(document).then((found) => found.violations.map((each) =>
