@@ -5,6 +5,7 @@
 //! GET  /metrics             Prometheus text                GET  /readyz    training makes progress, else 503
 //! GET  /api/v1/run          everything as JSON
 //! POST /api/v1/stop         save and end                   POST /api/v1/checkpoint   save and go on
+//! POST /api/v1/pause        stand still                    POST /api/v1/resume       and go on
 //! ```
 //! POSTs need `Authorization: Bearer` with the token of the run directory. Connections are few, headers small and soon
 //! in, bodies tiny, and every answer has a time limit: a slow or hostile client costs one of [`CONNECTIONS`] slots at
@@ -110,6 +111,8 @@ fn router(door: Door) -> Router {
         .route("/api/v1/run", get(run))
         .route("/api/v1/stop", post(stop))
         .route("/api/v1/checkpoint", post(checkpoint))
+        .route("/api/v1/pause", post(pause))
+        .route("/api/v1/resume", post(resume))
         .fallback(|| async { (StatusCode::NOT_FOUND, "nothing is here; try / or /metrics or /api/v1/run\n") })
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(door.clone(), bounded))
@@ -199,6 +202,14 @@ async fn stop(Shared(door): Shared<Door>, headers: HeaderMap) -> Response {
 
 async fn checkpoint(Shared(door): Shared<Door>, headers: HeaderMap) -> Response {
     door.ask(&headers, Event::Checkpoint)
+}
+
+async fn pause(Shared(door): Shared<Door>, headers: HeaderMap) -> Response {
+    door.ask(&headers, Event::Pause(true))
+}
+
+async fn resume(Shared(door): Shared<Door>, headers: HeaderMap) -> Response {
+    door.ask(&headers, Event::Pause(false))
 }
 
 impl Door {

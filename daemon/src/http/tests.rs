@@ -62,6 +62,12 @@ fn what_changes_the_run_needs_the_token() {
     assert!(matches!(events.try_recv(), Ok(Event::Stop { who: "the API" })));
     assert!(ask(address, "POST /api/v1/checkpoint", "authorization: Bearer secret\r\n").contains("accepted"));
     assert!(matches!(events.try_recv(), Ok(Event::Checkpoint)));
+    for (verb, paused) in [("pause", true), ("resume", false)] {
+        assert!(ask(address, &format!("POST /api/v1/{verb}"), "").starts_with("HTTP/1.1 401"));
+        let answer = ask(address, &format!("POST /api/v1/{verb}"), "Authorization: Bearer secret\r\n");
+        assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+        assert!(matches!(events.try_recv(), Ok(Event::Pause(wish)) if wish == paused), "{verb}");
+    }
 }
 
 #[test]
