@@ -77,6 +77,10 @@ pub fn tool(name: &str) -> PathBuf {
 #[track_caller]
 pub fn npm(file: &str) -> PathBuf {
     let path = root().join(".deps/npm/node_modules").join(file);
-    assert!(path.exists(), "{} is missing: `make tools` gets it; BEIT_WITHOUT_TOOLS=1 make test leaves this out", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: `make tools` gets it; BEIT_WITHOUT_TOOLS=1 make test leaves this out",
+        path.display()
+    );
     path
 }
