@@ -1,5 +1,6 @@
 //! A run from start to end: one thread per local rank, all fed by one loader, all stopping together.
 
+mod pictures;
 mod rank;
 mod reporter;
 mod saver;
