@@ -16,6 +16,8 @@ mod wire;
 mod worker;
 
 mod board;
+mod feed;
+mod history;
 mod http;
 mod metrics;
 mod page;

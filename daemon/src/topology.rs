@@ -26,6 +26,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::board::{Board, Facts, State, now};
 use crate::exit::NOT_SAVED;
+use crate::history::History;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::rundir::{Notice, process_started};
@@ -59,11 +60,15 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
         unsaved_steps: 0,
     };
     settings.run.put_notice(&notice)?;
-    let board = Arc::new(Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?));
+    let board = Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?)
+        .hearing(screen.feed.clone())
+        .remembering(History::open(settings.run.history()))
+        .stalls_after(settings.stall_after);
+    let board = Arc::new(board);
 
     let (sender, events) = channel();
     listen_for_signals(sender.clone())?;
-    http::serve(listener, board.clone(), token, sender.clone())?;
+    http::serve(listener, board.clone(), &settings.run, token, sender.clone())?;
     writeln!(std::io::stdout(), "listening on http://{address}").context("writing to stdout")?;
     if !address.ip().is_loopback() {
         tracing::warn!("Listening on {address}: whoever reaches it can read this run's numbers and paths.");
@@ -105,6 +110,7 @@ fn facts(settings: &Settings, notice: &Notice) -> Facts {
         started_at: now(),
         plan: None,
         last: Sample::default(),
+        reported_at: None,
         samples_per_second: 0.0,
         eta_seconds: None,
         restarts: BTreeMap::new(),
