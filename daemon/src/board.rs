@@ -29,6 +29,8 @@ pub enum State {
     Starting,
     /// The worker trains.
     Running,
+    /// The worker stands still because somebody asked for it; it can be told to go on.
+    Paused,
     /// The worker died; the next one starts after a pause.
     Restarting,
     /// The worker has been asked to save and end.
@@ -43,9 +45,10 @@ pub enum State {
 
 impl State {
     /// All states, in the order of a run's life.
-    pub const ALL: [State; 7] = [
+    pub const ALL: [State; 8] = [
         State::Starting,
         State::Running,
+        State::Paused,
         State::Restarting,
         State::Stopping,
         State::Finished,
@@ -58,6 +61,7 @@ impl State {
         match self {
             State::Starting => "starting",
             State::Running => "running",
+            State::Paused => "paused",
             State::Restarting => "restarting",
             State::Stopping => "stopping",
             State::Finished => "finished",
@@ -364,6 +368,8 @@ pub(crate) mod tests {
     fn readiness_follows_the_age_of_the_last_step() {
         let board = board();
         assert_eq!(board.ready(), (false, "the run is starting".to_owned()));
+        board.set_state(State::Paused);
+        assert_eq!(board.ready(), (false, "the run is paused".to_owned()));
         board.set_state(State::Running);
         assert_eq!(board.ready(), (false, "no step is done yet".to_owned()));
         board.sample(Sample { step: 3, last_step_at: Some(now() - 1.0), ..Sample::default() });

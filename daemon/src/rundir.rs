@@ -37,6 +37,12 @@ pub struct Notice {
     pub state: State,
     /// The last words of a run that failed.
     pub error: Option<String>,
+    /// Steps done when this was written.
+    #[serde(default)]
+    pub step: u64,
+    /// Steps done since the newest checkpoint by a run that ended without saving them.
+    #[serde(default)]
+    pub unsaved_steps: u64,
 }
 
 /// A run directory.
@@ -214,6 +220,8 @@ mod tests {
             recipe: "r".into(),
             state: State::Running,
             error: None,
+            step: 0,
+            unsaved_steps: 0,
         }
     }
 

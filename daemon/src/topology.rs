@@ -25,6 +25,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::board::{Board, Facts, State, now};
+use crate::exit::NOT_SAVED;
 use crate::history::History;
 use crate::http;
 use crate::metrics::Metrics;
@@ -33,9 +34,6 @@ use crate::screen::Screen;
 use crate::settings::{Settings, StartArgs};
 use crate::supervisor::{Ending, Event, Supervisor};
 use crate::wire::Sample;
-
-/// Exit status of a run that was cut short: asked to stop, but the last steps are not saved.
-const CUT: u8 = 3;
 
 /// Trains what `args` ask for, in this process and a worker of its own, until the run ends.
 ///
@@ -58,6 +56,8 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
         recipe: settings.job.recipe_name.clone(),
         state: State::Starting,
         error: None,
+        step: 0,
+        unsaved_steps: 0,
     };
     settings.run.put_notice(&notice)?;
     let board = Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?)
@@ -150,7 +150,7 @@ fn tell(ending: &Ending, facts: &Facts, checkpoint: Option<u64>, shards: &Path, 
             let lost = last.step.saturating_sub(checkpoint.unwrap_or(0));
             (
                 format!("stopped without saving: {lost} steps will be done again\n{saved}\n{again}"),
-                ExitCode::from(CUT),
+                ExitCode::from(NOT_SAVED),
             )
         }
         Ending::Failed(message) => (format!("error: {message}"), ExitCode::FAILURE),

@@ -5,11 +5,15 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests may end the test where it stands")]
 
 mod architecture;
+mod browser;
 mod build;
 mod daemon;
 mod house;
+mod http;
 mod integrity;
 mod learning;
 mod online;
+mod page;
+mod schema;
 mod sources;
 mod watch;
