@@ -84,7 +84,8 @@ impl Browser {
         };
         let mut args: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         args.push(format!("--user-data-dir={}", browser._profile.path().display()));
-        let path = std::env::split_paths(&std::env::var_os("PATH").unwrap()).map(|dir| dir.join(&binary));
+        let folders = std::env::var_os("PATH").unwrap();
+        let path = std::env::split_paths(&folders).map(|dir| dir.join(&binary));
         let options = json!({"binary": path.into_iter().find(|path| path.is_file()).unwrap(), "args": args});
         let wish = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",

@@ -8,6 +8,7 @@ mod architecture;
 mod browser;
 mod build;
 mod daemon;
+mod dashboards;
 mod house;
 mod http;
 mod integrity;

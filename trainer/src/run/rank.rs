@@ -8,6 +8,7 @@ use beit_loader::{Batch, RankBatches};
 use beit_shards::SampleId;
 use serde_json::json;
 
+use super::pictures::Pictures;
 use super::reporter::Reporter;
 use super::saver::{Saver, Standing};
 use super::streak::{self, Next, Odd, Skipped, Streak};
@@ -70,6 +71,7 @@ pub(super) fn train(
     }
     let mut step = shared.first_step;
     let mut batches = shared.supply.take(comm.rank)?;
+    let mut pictures = if comm.rank == 0 { Pictures::open(shared) } else { None };
     let mut exchange = None;
     let mut ahead: Option<Taken> = None;
     let mut streak = Streak::default();
@@ -152,6 +154,10 @@ pub(super) fn train(
         if agreed.grown && exchange.is_none() {
             exchange = Some(shared.supply.exchange_at(plan, step));
         }
+        if let Some(due) = pictures.as_mut().filter(|pictures| over || pictures.due()) {
+            stats.enter(local, Stage::Step);
+            due.take(&replica, step);
+        }
         while agreed.pause && !over {
             if stats.stage(local).0 != Stage::Paused {
                 stats.enter(local, Stage::Paused);
@@ -167,6 +173,9 @@ pub(super) fn train(
         }
         if over {
             let checkpoint = saver.map_or(Ok(None), |saver| saver.finish(shared))?;
+            if let Some(pictures) = pictures {
+                pictures.finish();
+            }
             return Ok(End { step, checkpoint });
         }
     }
