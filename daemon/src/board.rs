@@ -127,6 +127,7 @@ pub struct Board {
 impl Board {
     /// A board that shows a supervisor about to start its first worker.
     pub fn new(facts: Facts, metrics: Metrics) -> Board {
+        metrics.set_run(&facts.run, &facts.recipe, &facts.device);
         metrics.set_state(facts.state);
         Board { facts: Mutex::new(facts), speed: Mutex::new(Speed::default()), metrics }
     }
@@ -155,7 +156,7 @@ impl Board {
     pub fn worker_started(&self, pid: u32) {
         self.lock().worker_pid = Some(pid);
         *self.speed_lock() = Speed::default();
-        self.metrics.worker_started();
+        self.metrics.worker_started(pid);
     }
 
     /// The worker is gone; `restart` names the cause when another one will be started.
@@ -171,7 +172,7 @@ impl Board {
             *facts.restarts.entry(cause.to_owned()).or_default() += 1;
             self.metrics.restarted(cause);
         }
-        self.metrics.worker_gone();
+        self.metrics.worker_gone(restart.is_some());
     }
 
     /// The worker has a plan.
@@ -191,7 +192,7 @@ impl Board {
             .filter(|_| rate > 0.0)
             .map(|plan| plan.steps.saturating_sub(sample.step) as f64 * plan.global_batch as f64 / rate);
         self.metrics.sample(&sample, rate, facts.eta_seconds);
-        facts.last = sample;
+        facts.last = sample.without_times();
     }
 
     /// Whether training makes progress, and the sentence that says so or why not.

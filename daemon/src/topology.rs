@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result};
+use beit_trainer::device::Device;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::board::{Board, Facts, State, now};
@@ -60,6 +61,9 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
     };
     settings.run.put_notice(&notice)?;
     let board = Arc::new(Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?));
+    if settings.job.device == Device::Cuda {
+        board.metrics.watch_gpus();
+    }
 
     let (sender, events) = channel();
     listen_for_signals(sender.clone())?;

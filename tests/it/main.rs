@@ -10,6 +10,7 @@ mod daemon;
 mod house;
 mod integrity;
 mod learning;
+mod metrics;
 mod online;
 mod sources;
 mod watch;
