@@ -116,7 +116,7 @@ impl Reducer {
     /// there. What was sent before that, while gradients were still being computed, is not in it. On a GPU, call this
     /// only when the step's numbers are there, for it waits for them.
     ///
-    /// `None` before the second backward, and where backward took no average.
+    /// `None` before the first backward, and where backward took no average.
     ///
     /// # Errors
     /// libtorch cannot tell
