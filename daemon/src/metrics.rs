@@ -473,7 +473,9 @@ mod tests {
     #[test]
     fn every_metric_is_documented_and_every_documented_metric_exists() {
         let document = include_str!("../../docs/metrics.md");
-        let documented: Vec<&str> = document.lines().filter(|line| line.starts_with("| `beit_")).collect();
+        // beit-shard's are held against beit-shard.
+        let ours = |line: &&str| line.starts_with("| `beit_") && !line.starts_with("| `beit_shard_");
+        let documented: Vec<&str> = document.lines().filter(ours).collect();
         let rows = rows();
         assert!(documented == rows, "the table of docs/metrics.md should be:\n{}", rows.join("\n"));
     }

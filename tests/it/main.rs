@@ -10,6 +10,7 @@ mod daemon;
 mod house;
 mod integrity;
 mod learning;
+mod listen;
 mod online;
 mod sources;
 mod watch;
