@@ -58,7 +58,7 @@ show "beit-daemon stop --run $run"
 $bin/beit-daemon stop --run $run
 wait "$daemon" || true
 daemon=
-ls $run/checkpoints | sed 's/^/    /'
+(cd "$run/checkpoints" && printf '    %s\n' *)
 
 say "4. Type the same command again: it resumes in the middle of the epoch and finishes"
 show "beit-daemon start --device cpu --ranks 2 --shards $shards --recipe $recipe --run $run"

@@ -7,6 +7,7 @@
 mod architecture;
 mod build;
 mod daemon;
+mod dashboards;
 mod house;
 mod integrity;
 mod learning;
