@@ -13,6 +13,7 @@ mod house;
 mod http;
 mod integrity;
 mod learning;
+mod listen;
 mod metrics;
 mod online;
 mod page;
