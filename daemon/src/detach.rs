@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::board::State;
+use crate::client::fetch;
 use crate::settings::{Settings, StartArgs};
-use crate::status::fetch;
 
 /// Starts the background half and returns when training has started, or failed to.
 ///

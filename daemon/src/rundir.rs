@@ -5,6 +5,7 @@
 //! daemon.json    pid, address and state, for `status` and `stop`; believed only while the lock is held
 //! daemon.token   bearer token of this supervisor, mode 0600
 //! daemon.log     its output when detached        daemon.pid   its pid, for init systems
+//! history.jsonl  the course of the run    pictures/    what the model makes of a few samples
 //! checkpoints/   the trainer's
 //! ```
 //! A kill -9 leaves stale files but no lock, so the next start just works.
@@ -36,6 +37,12 @@ pub struct Notice {
     pub state: State,
     /// The last words of a run that failed.
     pub error: Option<String>,
+    /// Steps done when this was written.
+    #[serde(default)]
+    pub step: u64,
+    /// Steps done since the newest checkpoint by a run that ended without saving them.
+    #[serde(default)]
+    pub unsaved_steps: u64,
 }
 
 /// A run directory.
@@ -64,6 +71,16 @@ impl RunDir {
     /// Where a detached daemon writes.
     pub fn log_path(&self) -> PathBuf {
         self.path.join("daemon.log")
+    }
+
+    /// Where the course of the run is kept.
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history.jsonl")
+    }
+
+    /// Where the pictures of the fixed samples are.
+    pub fn pictures(&self) -> PathBuf {
+        self.path.join("pictures")
     }
 
     /// Where the trainer saves.
@@ -203,6 +220,8 @@ mod tests {
             recipe: "r".into(),
             state: State::Running,
             error: None,
+            step: 0,
+            unsaved_steps: 0,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a person sees: a live line on a terminal, plain lines elsewhere. Both go to stderr; stdout is for scripts.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -8,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::board::Facts;
+use crate::feed::Feed;
 
 /// Without a terminal, progress is a log line this often.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -16,6 +18,8 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Screen {
     bar: ProgressBar,
+    /// What is printed is heard here too.
+    pub feed: Arc<Feed>,
 }
 
 /// Writes the progress of one supervisor.
@@ -29,7 +33,7 @@ impl Screen {
     /// A screen whose live line is not there yet.
     pub fn new() -> Screen {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Screen { bar }
+        Screen { bar, feed: Arc::default() }
     }
 
     /// Sends the log to this screen; `RUST_LOG` chooses what is logged, by default `info` and above.
@@ -46,6 +50,7 @@ impl Screen {
 
     /// Prints text above the live line.
     pub fn print(&self, text: &str) {
+        self.feed.log(text.trim_end());
         self.bar.suspend(|| {
             let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
         });

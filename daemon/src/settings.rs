@@ -15,6 +15,7 @@ use beit_trainer::recipe::{EMBEDDED, Recipe};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::board::READY_SECONDS;
 use crate::discover;
 use crate::rundir::RunDir;
 
@@ -75,6 +76,9 @@ pub struct StartArgs {
     /// How long a stop may take before the worker is killed at its last checkpoint
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub stop_timeout: u64,
+    /// Without a step for this long, or for twenty mean steps if that is longer, /readyz says `stalled`
+    #[arg(long, value_name = "SECONDS", default_value_t = READY_SECONDS)]
+    pub stall_after: u64,
     /// Go on in the background once training starts; output goes to daemon.log in the run directory
     #[arg(long)]
     pub detach: bool,
@@ -126,6 +130,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// How long a stop may take.
     pub stop_timeout: Duration,
+    /// How long a run may do no step and still count as making progress.
+    pub stall_after: Duration,
 }
 
 impl Job {
@@ -198,6 +204,7 @@ impl Settings {
             run: RunDir::new(run),
             listen: args.listen,
             stop_timeout: Duration::from_secs(args.stop_timeout),
+            stall_after: Duration::from_secs(args.stall_after),
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::child::{Worker, post_mortem};
 use crate::rundir::Notice;
 use crate::screen::{Progress, Screen};
 use crate::settings::Settings;
-use crate::wire::{FromWorker, ToWorker};
+use crate::wire::{FromWorker, Sample, ToWorker};
 
 /// How often the supervisor looks up when nothing happens.
 const TICK: Duration = Duration::from_millis(200);
@@ -40,6 +40,8 @@ pub enum Event {
     },
     /// Somebody wants a checkpoint now.
     Checkpoint,
+    /// Somebody wants training to stand still (true) or to go on.
+    Pause(bool),
 }
 
 /// How a run ended.
@@ -68,6 +70,7 @@ enum Life {
 struct Asked {
     stop: Option<Instant>,
     now: bool,
+    paused: bool,
 }
 
 /// The supervisor of one run.
@@ -131,7 +134,8 @@ impl Supervisor {
                     );
                     self.enter(State::Restarting)?;
                     if self.rest(pause) {
-                        break Ending::Stopped;
+                        // What the dead worker did after its last checkpoint is lost.
+                        break if self.unsaved_steps() > 0 { Ending::Cut } else { Ending::Stopped };
                     }
                 }
             }
@@ -141,6 +145,9 @@ impl Supervisor {
             Ending::Failed(message) => Some(message.clone()),
             _ => None,
         };
+        if ending == Ending::Cut {
+            self.notice.unsaved_steps = self.unsaved_steps();
+        }
         self.enter(match ending {
             Ending::Finished => State::Finished,
             Ending::Stopped | Ending::Cut => State::Stopped,
@@ -154,6 +161,9 @@ impl Supervisor {
         let mut verdict = None;
         if self.asked.stop.is_some() {
             worker.ask(&ToWorker::Stop);
+        }
+        if self.asked.paused {
+            worker.ask(&ToWorker::Pause { paused: true }); // It stands still after its first step.
         }
         loop {
             match self.events.recv_timeout(TICK) {
@@ -173,6 +183,7 @@ impl Supervisor {
                     if let Some(step) = sample.checkpoint.step.filter(|step| Some(*step) != before) {
                         self.board.tell(format!("checkpoint of step {step} published"));
                     }
+                    self.see_pause(&sample)?;
                     self.board.sample(*sample);
                     self.progress.show(&self.board.facts());
                 }
@@ -183,6 +194,10 @@ impl Supervisor {
                 Ok(Event::Checkpoint) => {
                     self.board.tell("checkpoint asked for");
                     worker.ask(&ToWorker::Checkpoint);
+                }
+                Ok(Event::Pause(paused)) => {
+                    worker.ask(&ToWorker::Pause { paused });
+                    self.pause(paused)?;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -227,6 +242,7 @@ impl Supervisor {
             match event {
                 Event::Output(line) => self.screen.print(&line),
                 Event::Stop { .. } => self.asked.stop = self.asked.stop.or(Some(Instant::now())),
+                Event::Pause(paused) => self.asked.paused = paused,
                 _ => {}
             }
         }
@@ -250,6 +266,31 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Takes a request to stand still or to go on; the worker has been told.
+    fn pause(&mut self, paused: bool) -> Result<()> {
+        if self.asked.paused != paused {
+            let text = if paused { "pause asked for" } else { "going on after a pause" };
+            info!("{}", if paused { "Pause asked for." } else { "Going on after a pause." });
+            self.board.tell(text);
+        }
+        self.asked.paused = paused;
+        if !paused && self.notice.state == State::Paused {
+            self.enter(State::Running)?;
+        }
+        Ok(())
+    }
+
+    /// The run is paused once every rank stands still, not when somebody asks for it.
+    fn see_pause(&mut self, sample: &Sample) -> Result<()> {
+        let still = !sample.ranks.is_empty() && sample.ranks.iter().all(|rank| rank.stage == "paused");
+        if self.asked.paused && still && self.notice.state == State::Running {
+            info!("Paused after step {}.", sample.step);
+            self.board.tell(format!("paused after step {}", sample.step));
+            self.enter(State::Paused)?;
+        }
+        Ok(())
+    }
+
     /// Waits before a restart; true: it was asked to stop instead.
     fn rest(&mut self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
@@ -259,6 +300,7 @@ impl Supervisor {
                     info!("Stopping, asked by {who}: no worker is alive, the newest checkpoint stands.");
                     self.asked.stop = Some(Instant::now());
                 }
+                Ok(Event::Pause(paused)) => self.asked.paused = paused,
                 Ok(Event::Output(line)) => self.screen.print(&line),
                 _ => {}
             }
@@ -276,10 +318,17 @@ impl Supervisor {
         };
         info!("Training, {text}.");
         self.board.tell(text);
+        self.board.resumed(resumed_step.unwrap_or(0));
         if self.asked.stop.is_none() {
             self.enter(State::Running)?;
         }
         Ok(())
+    }
+
+    /// Steps done since the newest checkpoint.
+    fn unsaved_steps(&self) -> u64 {
+        let saved = self.settings.run.newest_checkpoint().unwrap_or(0);
+        self.board.facts().last.step.saturating_sub(saved)
     }
 
     fn enter(&mut self, state: State) -> Result<()> {
@@ -288,6 +337,7 @@ impl Supervisor {
         }
         self.board.set_state(state);
         self.notice.state = state;
+        self.notice.step = self.board.facts().last.step;
         self.settings.run.put_notice(&self.notice)
     }
 }

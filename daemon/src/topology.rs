@@ -25,6 +25,8 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::board::{Board, Facts, State, now};
+use crate::exit::NOT_SAVED;
+use crate::history::History;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::rundir::{Notice, process_started};
@@ -32,9 +34,6 @@ use crate::screen::Screen;
 use crate::settings::{Settings, StartArgs};
 use crate::supervisor::{Ending, Event, Supervisor};
 use crate::wire::Sample;
-
-/// Exit status of a run that was cut short: asked to stop, but the last steps are not saved.
-const CUT: u8 = 3;
 
 /// Trains what `args` ask for, in this process and a worker of its own, until the run ends.
 ///
@@ -57,13 +56,19 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
         recipe: settings.job.recipe_name.clone(),
         state: State::Starting,
         error: None,
+        step: 0,
+        unsaved_steps: 0,
     };
     settings.run.put_notice(&notice)?;
-    let board = Arc::new(Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?));
+    let board = Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?)
+        .hearing(screen.feed.clone())
+        .remembering(History::open(settings.run.history()))
+        .stalls_after(settings.stall_after);
+    let board = Arc::new(board);
 
     let (sender, events) = channel();
     listen_for_signals(sender.clone())?;
-    http::serve(listener, board.clone(), token, sender.clone())?;
+    http::serve(listener, board.clone(), &settings.run, token, sender.clone())?;
     writeln!(std::io::stdout(), "listening on http://{address}").context("writing to stdout")?;
     if !address.ip().is_loopback() {
         tracing::warn!("Listening on {address}: whoever reaches it can read this run's numbers and paths.");
@@ -105,6 +110,7 @@ fn facts(settings: &Settings, notice: &Notice) -> Facts {
         started_at: now(),
         plan: None,
         last: Sample::default(),
+        reported_at: None,
         samples_per_second: 0.0,
         eta_seconds: None,
         restarts: BTreeMap::new(),
@@ -144,7 +150,7 @@ fn tell(ending: &Ending, facts: &Facts, checkpoint: Option<u64>, shards: &Path, 
             let lost = last.step.saturating_sub(checkpoint.unwrap_or(0));
             (
                 format!("stopped without saving: {lost} steps will be done again\n{saved}\n{again}"),
-                ExitCode::from(CUT),
+                ExitCode::from(NOT_SAVED),
             )
         }
         Ending::Failed(message) => (format!("error: {message}"), ExitCode::FAILURE),

@@ -26,6 +26,8 @@ pub enum ToWorker {
     Begin { version: u32, job: Box<Job> },
     /// Save a checkpoint and go on.
     Checkpoint,
+    /// Stand still after the step under way, or go on.
+    Pause { paused: bool },
     /// Save a checkpoint and end.
     Stop,
 }

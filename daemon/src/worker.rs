@@ -266,6 +266,7 @@ fn obey(mut orders: impl io::BufRead, control: &Control) {
         match wire::receive(&mut orders) {
             Ok(Some(ToWorker::Stop)) => control.stop(),
             Ok(Some(ToWorker::Checkpoint)) => control.checkpoint_now(),
+            Ok(Some(ToWorker::Pause { paused })) => control.pause(paused),
             Ok(Some(ToWorker::Begin { .. })) => {}
             Ok(None) | Err(_) => end_at_once(),
         }

@@ -273,6 +273,103 @@ fn a_stalled_run_still_answers_and_a_second_sigterm_ends_it_at_once() {
     assert!(!checkpoints(home).is_empty(), "the last confirmed checkpoint stands");
 }
 
+/// Runs a command on the run in `home`; exit status and the JSON it printed.
+#[track_caller]
+fn order(home: &Path, args: &[&str]) -> (i32, serde_json::Value) {
+    let args = [args, &["--run", "run", "--json"]].concat();
+    let output = command("beit-daemon", &args).current_dir(home).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let value = serde_json::from_str(said.trim());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let value = value.unwrap_or_else(|error| panic!("{args:?}: {error}: {said}{stderr}"));
+    (output.status.code().unwrap(), value)
+}
+
+#[test]
+fn a_paused_run_stands_still_saves_when_asked_and_stays_paused_when_its_worker_dies() {
+    let home = home();
+    let home = home.path();
+    assert_eq!(run("beit-daemon", &["pause", "--run", home.to_str().unwrap()]).status.code(), Some(4));
+    let daemon = Daemon::start(home, &["--set", "save_every_steps=1000"]);
+    daemon.wait_for_step(3.0);
+    let (code, outcome) = order(home, &["pause"]);
+    assert_eq!((code, &outcome["state"]), (0, &"paused".into()), "{outcome}");
+    let step = outcome["step"].as_u64().unwrap();
+    let answer = daemon.ask("GET /readyz");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("the run is paused"), "{answer}");
+    assert_eq!(daemon.metric("beit_daemon_state{state=\"paused\"}"), 1.0);
+
+    for _ in 0..2 {
+        let (code, outcome) = order(home, &["checkpoint"]);
+        assert_eq!((code, outcome["checkpoint_step"].as_u64()), (0, Some(step)), "{outcome}");
+    }
+    assert_eq!(checkpoints(home), [step], "nothing was trained meanwhile");
+    assert_eq!(order(home, &["status"]).1["step"].as_u64(), Some(step));
+
+    let first = daemon.worker();
+    kill("KILL", first);
+    daemon.wait_for("another worker that is paused", |daemon| {
+        let (_, status) = order(home, &["status"]);
+        status["state"] == "paused" && daemon.worker() != first
+    });
+    let (code, outcome) = order(home, &["resume"]);
+    assert_eq!((code, &outcome["state"]), (0, &"running".into()), "{outcome}");
+    daemon.wait_for_step(step as f64 + 3.0);
+
+    // A paused run can be stopped, and is saved where it stood.
+    let (_, outcome) = order(home, &["pause"]);
+    let step = outcome["step"].as_u64().unwrap();
+    let (code, outcome) = order(home, &["stop"]);
+    assert_eq!((code, outcome["checkpoint_step"].as_u64()), (0, Some(step)), "{outcome}");
+    assert!(daemon.end().0.success());
+    assert_eq!(order(home, &["status"]).0, 4, "nobody lives there any more");
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_never_success() {
+    let home = home();
+    let home = home.path();
+    let daemon = Daemon::start(home, &["--set", "save_every_steps=1000"]);
+    daemon.wait_for_step(2.0);
+    let (folder, away) = (home.join("run/checkpoints"), home.join("away"));
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    let (code, outcome) = order(home, &["checkpoint"]);
+    assert_eq!((code, &outcome["ok"]), (1, &false.into()), "{outcome}");
+    assert!(outcome["error"].as_str().unwrap().contains("could not be written"), "{outcome}");
+
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&away, &folder).unwrap();
+    let (code, outcome) = order(home, &["checkpoint"]);
+    assert_eq!((code, &outcome["ok"]), (0, &true.into()), "{outcome}");
+
+    // The same disk, when the run is to end: the steps since then are lost, and everyone says so.
+    let saved = outcome["checkpoint_step"].as_u64().unwrap();
+    daemon.wait_for_step(saved as f64 + 2.0);
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    let (code, outcome) = order(home, &["stop"]);
+    assert_eq!(code, 3, "{outcome}");
+    let (status, said, log) = daemon.end();
+    assert_eq!(status.code(), Some(3), "{said}{log}");
+    assert!(log.contains("could not be written"), "{log}");
+}
+
+#[test]
+fn a_stop_that_takes_too_long_is_no_success() {
+    let home = home();
+    let home = home.path();
+    let daemon = Daemon::start(home, &["--set", "save_every_steps=2", "--stop-timeout", "2"]);
+    daemon.wait_for_step(4.0);
+    kill("STOP", daemon.worker());
+    assert_eq!(order(home, &["checkpoint", "--timeout", "0"]).0, 5, "asked for, and not there");
+    let (code, outcome) = order(home, &["stop"]);
+    assert_eq!(code, 3, "{outcome}");
+    let (status, said, log) = daemon.end();
+    assert_eq!(status.code(), Some(3), "{said}{log}");
+    assert!(log.contains("has not saved within 2 s"), "{log}");
+}
+
 #[test]
 fn a_detached_run_outlives_its_starter_and_stops_when_told() {
     let home = home();

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests may end the test where it stands")]
 
 mod architecture;
+mod browser;
 mod build;
 mod daemon;
 mod dashboards;
@@ -12,5 +13,6 @@ mod house;
 mod integrity;
 mod learning;
 mod online;
+mod page;
 mod sources;
 mod watch;

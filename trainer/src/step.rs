@@ -11,7 +11,7 @@ use crate::drop_path::DropPathKey;
 use crate::error::{TrainError, torch};
 use crate::feed::{Feed, Input, Part, Staged};
 use crate::loss::{LossMean, Score, Weights, score};
-use crate::model::Model;
+use crate::model::{Hidden, Model};
 use crate::optimizer::{Optimizer, OptimizerOptions};
 use crate::plan::Plan;
 use crate::ranks::Comm;
@@ -172,6 +172,25 @@ impl Replica {
             return Err(TrainError::Broken("a step has no micro-batch".to_owned()));
         };
         Ok(Learned { loss, mlm_acc })
+    }
+
+    /// The likeliest token of each hidden patch, as in evaluation: no drop path, no draw, nothing that training would notice.
+    ///
+    /// # Shapes
+    /// `pixels` `[B, S, S, 3]`, `mask` `[B, N]`; out `[M]`, row-major over the mask
+    pub(crate) fn guess(&self, pixels: &[u8], mask: &[u8], samples: usize) -> Result<Vec<u16>, TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        let device = self.model.device();
+        let hidden = Hidden::from_flags(mask, samples, device).map_err(torch("taking over the mask"))?;
+        if hidden.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let pixels = self.feed.pixels(pixels)?;
+        let _amp = self.amp.enter(device)?;
+        let logits = self.model.forward_hidden(&pixels, &hidden, None).map_err(torch("running the model"))?; // [M, V]
+        let tokens = logits.f_argmax(1, false).map_err(torch("picking tokens"))?;
+        let tokens = Vec::<i64>::try_from(&tokens).map_err(torch("copying tokens"))?;
+        Ok(tokens.into_iter().map(|token| token as u16).collect()) // below the vocabulary, which fits 16 bits
     }
 
     fn forward(&self, input: &Input, step: u64, part: u32, last: bool) -> Result<Score, TrainError> {

@@ -8,6 +8,7 @@ use beit_loader::{Batch, RankBatches};
 use beit_shards::SampleId;
 use serde_json::json;
 
+use super::pictures::Pictures;
 use super::reporter::Reporter;
 use super::saver::{Saver, Standing};
 use super::streak::{self, Next, Odd, Skipped, Streak};
@@ -70,6 +71,7 @@ pub(super) fn train(
     }
     let mut step = shared.first_step;
     let mut batches = shared.supply.take(comm.rank)?;
+    let mut pictures = if comm.rank == 0 { Pictures::open(shared) } else { None };
     let mut exchange = None;
     let mut ahead: Option<Taken> = None;
     let mut streak = Streak::default();
@@ -136,26 +138,45 @@ pub(super) fn train(
             }
         }
 
-        let over = step >= plan.steps || agreed.stop;
+        let mut over = step >= plan.steps || agreed.stop;
+        let mut save = |reporter: &Option<Reporter>, replica: &Replica| {
+            // Rank 0 has both.
+            let (Some(saver), Some(reporter)) = (&mut saver, reporter) else { return Ok(()) };
+            stats.enter(local, Stage::Checkpoint);
+            saver.save(shared, replica, Standing { step, metrics, epoch_sums: reporter.sums() })
+        };
         save_due |= agreed.checkpoint || plan.saves_after(step);
         // Weights in doubt are saved only if there is no other time for it.
-        if let (Some(saver), Some(reporter)) = (&mut saver, &reporter)
-            && (over || save_due && !streak.runs())
-        {
-            stats.enter(local, Stage::Checkpoint);
+        if over || save_due && !streak.runs() {
             save_due = false;
-            saver.save(shared, &replica, Standing { step, metrics, epoch_sums: reporter.sums() })?;
+            save(&reporter, &replica)?;
         }
         if agreed.grown && exchange.is_none() {
             exchange = Some(shared.supply.exchange_at(plan, step));
         }
+        if let Some(due) = pictures.as_mut().filter(|pictures| over || pictures.due()) {
+            stats.enter(local, Stage::Step);
+            due.take(&replica, step);
+        }
+        while agreed.pause && !over {
+            if stats.stage(local).0 != Stage::Paused {
+                stats.enter(local, Stage::Paused);
+            }
+            let wish = rest(shared, comm)?;
+            over = wish.stop;
+            if wish.stop || wish.checkpoint {
+                save(&reporter, &replica)?;
+            }
+            if !wish.pause {
+                break;
+            }
+        }
         if over {
             let checkpoint = saver.map_or(Ok(None), |saver| saver.finish(shared))?;
+            if let Some(pictures) = pictures {
+                pictures.finish();
+            }
             return Ok(End { step, checkpoint });
-        }
-        if agreed.pause {
-            stats.enter(local, Stage::Paused);
-            while paused(shared, comm)? {}
         }
     }
 }
@@ -259,11 +280,20 @@ fn agree(
     })
 }
 
-/// Naps once; whether to nap again. Ranks keep step, so none of them times out.
-fn paused(shared: &Shared<'_>, comm: &Comm) -> Result<bool, TrainError> {
+/// What is asked of ranks that stand still.
+struct Wish {
+    pause: bool,
+    stop: bool,
+    checkpoint: bool,
+}
+
+/// Naps once and asks what comes next. Ranks keep step, so none of them times out.
+fn rest(shared: &Shared<'_>, comm: &Comm) -> Result<Wish, TrainError> {
     std::thread::sleep(NAP);
-    let wanted = shared.control.pause_wanted() && !shared.control.stop_wanted();
-    Ok(comm.sum(&[f64::from(u8::from(wanted))])?[0] > 0.0)
+    let control = shared.control;
+    let wishes = [control.pause_wanted(), control.stop_wanted(), control.take_checkpoint()];
+    let sums = comm.sum(&wishes.map(|wish| f64::from(u8::from(wish))))?;
+    Ok(Wish { pause: sums[0] > 0.0, stop: sums[1] > 0.0, checkpoint: sums[2] > 0.0 })
 }
 
 /// Puts a step into the numbers and, where this process leads, into the log.
