@@ -11,5 +11,6 @@ mod house;
 mod integrity;
 mod learning;
 mod online;
+mod pictures;
 mod sources;
 mod watch;
