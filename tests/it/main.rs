@@ -17,6 +17,7 @@ mod listen;
 mod metrics;
 mod online;
 mod page;
+mod pictures;
 mod schema;
 mod sources;
 mod watch;
