@@ -122,6 +122,18 @@ pub struct Facts {
     pub events: VecDeque<Event>,
 }
 
+/// The board as the API shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown {
+    /// Everything on it.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// Whether training makes progress, as `/readyz` says.
+    pub ready: bool,
+    /// The sentence that says so or why not.
+    pub readiness: String,
+}
+
 /// The board. Writers hold its lock for microseconds, and training never waits for it: the worker is another process.
 #[derive(Debug)]
 pub struct Board {
@@ -179,6 +191,12 @@ impl Board {
             rank.stage_seconds += silence;
         }
         facts
+    }
+
+    /// A copy of everything, and whether training makes progress.
+    pub fn shown(&self) -> Shown {
+        let (ready, readiness) = self.ready();
+        Shown { facts: self.facts(), ready, readiness }
     }
 
     /// A number that is another one whenever the board has changed.

@@ -243,7 +243,7 @@ async fn metrics(Shared(door): Shared<Door>) -> impl IntoResponse {
 }
 
 async fn run(Shared(door): Shared<Door>) -> impl IntoResponse {
-    let make = || serde_json::to_vec(&door.board.facts()).unwrap_or_default();
+    let make = || serde_json::to_vec(&door.board.shown()).unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], door.run.get(door.board.changes(), make))
 }
 
