@@ -152,6 +152,7 @@ pub struct Board {
 impl Board {
     /// A board that shows a supervisor about to start its first worker.
     pub fn new(facts: Facts, metrics: Metrics) -> Board {
+        metrics.set_run(&facts.run, &facts.recipe, &facts.device);
         metrics.set_state(facts.state);
         Board {
             facts: Mutex::new(facts),
@@ -233,7 +234,7 @@ impl Board {
         let mut facts = self.change();
         facts.worker_pid = Some(pid);
         facts.reported_at = None;
-        self.metrics.worker_started();
+        self.metrics.worker_started(pid);
         drop(facts);
         *self.speed_lock() = Speed::default();
     }
@@ -256,7 +257,7 @@ impl Board {
             *facts.restarts.entry(cause.to_owned()).or_default() += 1;
             self.metrics.restarted(cause);
         }
-        self.metrics.worker_gone();
+        self.metrics.worker_gone(restart.is_some());
     }
 
     /// The worker has a plan.
@@ -278,7 +279,7 @@ impl Board {
             .map(|plan| plan.steps.saturating_sub(sample.step) as f64 * plan.global_batch as f64 / rate);
         self.metrics.sample(&sample, rate, facts.eta_seconds);
         facts.reported_at = Some(now());
-        facts.last = sample.clone();
+        facts.last = sample.clone().without_times();
         drop(facts);
         self.note(&sample, rate, false);
     }

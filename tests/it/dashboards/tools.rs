@@ -292,7 +292,7 @@ fn every_query_returns_data_of_a_real_run() {
     );
     let mut watch = Ward::start(watch, home, "watch");
     let shard = watch.address("listening on http://");
-    wait_for("the shards", || home.join("photos.shards/manifest.json").exists(), || watch.said());
+    wait_for("the shards", || home.join("photos.shards/manifest.txt").exists(), || watch.said());
 
     let daemon = command(
         "beit-daemon",

@@ -90,7 +90,9 @@ impl Painter {
             if let Err(error) = self.paint(&job, &decoder, &still) {
                 self.tell(job.step, &error);
             }
-            self.progress.spent_ns.store(cpu_ns() - before, Relaxed);
+            let spent_ns = cpu_ns() - before;
+            tracing::debug!(step = job.step, processor_seconds = spent_ns as f64 / 1e9, "Painted pictures.");
+            self.progress.spent_ns.store(spent_ns, Relaxed);
             self.progress.busy.store(false, Relaxed);
         }
     }
