@@ -48,7 +48,7 @@ export function showProgress(board) {
   bar.max = Math.max(1, plan.steps);
   bar.value = Math.min(last.step, plan.steps);
   const parts = [`step ${count(last.step)} of ${count(plan.steps)}`, percent(last.step / Math.max(1, plan.steps))];
-  if (known(board.eta_seconds) && last.step < plan.steps) {
+  if (known(board.eta_seconds) && last.step < plan.steps && board.state === "running") {
     parts.push(`${duration(board.eta_seconds)} left, done about ${clock(now() + board.eta_seconds)}`);
   }
   say(byId("progress-text"), parts.join(" · "));
@@ -135,13 +135,15 @@ export function showPipeline(board) {
   });
 }
 
+const LOADER = ["read", "entropy", "idct", "jitter", "resize", "mask", "handoff", "idle"];
+
 // Thread seconds of the loader at the last look, so that shares are those of the last stretch.
 let before = { steps: -1, seconds: {} };
 let shares = [];
 
 export function showStages(board) {
   const { stage_seconds: seconds } = board.last.loader;
-  const names = Object.keys(seconds);
+  const names = LOADER.filter((name) => name in seconds);
   if (names.length === 0) return;
   const grown = names.map((name) => Math.max(0, seconds[name] - (before.seconds[name] ?? 0)));
   const total = grown.reduce((all, value) => all + value, 0);
