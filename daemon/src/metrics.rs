@@ -14,7 +14,7 @@ use crate::board::{State, now};
 use crate::wire::{Planned, Sample};
 
 /// Why a worker had to be replaced.
-pub const CAUSES: [&str; 4] = ["signal", "panic", "error", "exit"];
+pub const CAUSES: [&str; 6] = ["signal", "out_of_memory", "panic", "hang", "error", "exit"];
 
 /// Stages of the loader that report their time.
 pub const STAGES: [&str; 8] = ["read", "entropy", "idct", "jitter", "resize", "mask", "handoff", "idle"];

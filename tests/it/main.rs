@@ -7,9 +7,11 @@
 mod architecture;
 mod build;
 mod daemon;
+mod faults;
 mod house;
 mod integrity;
 mod learning;
 mod online;
+mod service;
 mod sources;
 mod watch;
