@@ -40,10 +40,11 @@ def main():
     parser.add_argument("--seconds", type=float, default=5.0, help="of each stretch"), parser.add_argument("--ranks", type=int, default=os.cpu_count())
     parser.add_argument("--set", action="append", default=[], help="change a key of the recipe pretrain-tiny-cpu")
     parser.add_argument("--bin", default=os.path.join(ROOT, "target", "release"), help="folder of our binaries")
+    parser.add_argument("--renice", type=int, help="give the HTTP threads this priority, to see what theirs is worth (0; root)")
     parser.add_argument("--first-in-line", action="store_true"), parser.add_argument("--json", help="write all figures here")
     args = parser.parse_args()
     if args.first_in_line:
-        os.setsid() if os.getpid() != os.getsid(0) else None
+        become_a_session()
         with open("/proc/self/autogroup", "w") as file:
             file.write("-20")
     with tempfile.TemporaryDirectory() as work:
@@ -59,6 +60,15 @@ def main():
     if args.json:
         with open(args.json, "w") as file:
             json.dump(dict(vars(args), found=found), file, indent=1)
+
+
+def become_a_session():
+    """Goes on in a child that leads a session, which is what the kernel shares processor time between."""
+    child = os.fork()
+    if child:
+        signal.signal(signal.SIGINT, lambda *_: os.kill(child, signal.SIGINT))
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    os.setsid()
 
 
 class Run:
@@ -77,6 +87,8 @@ class Run:
         self.worker = self.board()["worker_pid"]
         tasks = f"/proc/{self.daemon.pid}/task"
         self.http = [task for task in os.listdir(tasks) if open(f"{tasks}/{task}/comm").read().startswith("http")]
+        for task in self.http if args.renice is not None else []:
+            os.setpriority(os.PRIO_PROCESS, int(task), args.renice)
         self.log = open(os.path.join(self.folder, "log.jsonl"))
 
     def board(self):
@@ -238,7 +250,7 @@ def ratios(found, key):
 
 def print_table(args, found):
     print(f"\n{datetime.date.today()}: {args.ranks} ranks of pretrain-tiny-cpu {' '.join(args.set)} on {processor()}, Linux {os.uname().release}; {args.connections} "
-          f"connections; {args.rounds} rounds of {args.seconds:g} s alone, {args.seconds:g} s with them\n")
+          f"connections{'' if args.renice is None else f', HTTP threads at nice {args.renice}'}; {args.rounds} rounds of {args.seconds:g} s alone, {args.seconds:g} s with them\n")
     print("| | alone, median (range) | with them | ratio within a round, median (range) |\n|---|---|---|---|")
     for key, name in [("seconds_per_step", "median step, ms by the clock"), ("mean_seconds_per_step", "mean step, ms by the clock"),
                       ("cpu_per_step", "worker's processor time, ms per step")]:

@@ -233,13 +233,19 @@ async fn ready(Shared(door): Shared<Door>) -> impl IntoResponse {
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, why + "\n")
 }
 
-async fn metrics(Shared(door): Shared<Door>) -> impl IntoResponse {
+async fn metrics(Shared(door): Shared<Door>) -> Response {
     let text = door.metrics.get(door.board.changes(), || {
         let started_at = door.board.facts().started_at;
-        // The encoder fails only over a slip in metrics.rs, which its tests would find.
-        door.board.metrics.text(door.board.ready().0, started_at).unwrap_or_default()
+        door.board.metrics.text(door.board.ready().0, started_at).unwrap_or_else(|error| {
+            tracing::error!("The metrics cannot be written: {error}.");
+            Vec::new()
+        })
     });
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+    if text.is_empty() {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written; the log says why\n")
+            .into_response();
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn run(Shared(door): Shared<Door>) -> impl IntoResponse {
