@@ -1,13 +1,13 @@
 //! Connections: few, patient for a while, and never in training's way.
 //!
-//! One thread of the lowest priority serves them all. Where every core trains, the kernel gives that thread about one
-//! part in seventy of one of them, however many clients there are; where a core is idle it takes what it needs.
+//! One thread of the lowest priority serves them all, and does no more in a second than [`Turns`] allow.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Waker, Poll};
 use std::time::Duration;
@@ -21,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
+
+use super::turns::Turns;
 
 /// Connections served at once; one more ends the oldest, so that no crowd keeps a newcomer waiting.
 const CONNECTIONS: usize = 256;
@@ -43,9 +45,22 @@ const SEND_BYTES: usize = 64 << 10;
 /// How much nicer than the supervisor the HTTP thread is.
 const NICER: i32 = 19;
 
+/// New connections a second and core; as many as there may be are taken at once.
+const NEWCOMERS: f64 = 100.0;
+
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+pub struct Peer {
+    /// From where.
+    pub address: IpAddr,
+    /// How many requests the connection has made before.
+    pub had: u64,
+}
+
+/// What this machine has.
+pub fn cores() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
+}
 
 /// Binds the address.
 ///
@@ -101,7 +116,9 @@ async fn accept(listener: TcpListener, router: Router) {
         }
     };
     let crowd = Arc::new(Crowd::default());
+    let turns = Turns::new(NEWCOMERS * cores(), CONNECTIONS as f64);
     for number in 0.. {
+        turns.take(0).await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -123,9 +140,10 @@ async fn accept(listener: TcpListener, router: Router) {
 }
 
 /// Serves one connection. What goes wrong on it is its client's business.
-async fn attend(stream: TcpStream, peer: IpAddr, router: Router) {
+async fn attend(stream: TcpStream, address: IpAddr, router: Router) {
+    let requests = AtomicU64::new(0);
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(Peer { address, had: requests.fetch_add(1, Relaxed) });
         let service = hyper_util::service::TowerToHyperService::new(router.clone());
         hyper::service::Service::call(&service, request)
     });
