@@ -53,7 +53,7 @@ use turns::Turns;
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Answers a second and core, and how many may have been saved up; a page takes about twenty at once, then one a second.
-const ANSWERS: f64 = 200.0;
+const ANSWERS: f64 = 100.0;
 const ANSWERS_SAVED: f64 = 400.0;
 
 /// A longer answer counts as one more for each such part of it.

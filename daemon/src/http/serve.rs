@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Waker, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -33,6 +33,10 @@ pub const HEADER_TIME: Duration = Duration::from_secs(5);
 /// A client that takes nothing of an answer for this long is gone.
 const STANDSTILL: Duration = Duration::from_secs(20);
 
+/// Times a second that bytes of one connection are taken, and how many may have been saved up: who drips waits.
+const READS: f64 = 10.0;
+const READS_SAVED: f64 = 40.0;
+
 /// A connection is closed then, however busy.
 const CONNECTION_TIME: Duration = Duration::from_secs(600);
 
@@ -46,7 +50,7 @@ const SEND_BYTES: usize = 64 << 10;
 const NICER: i32 = 19;
 
 /// New connections a second and core; as many as there may be are taken at once.
-const NEWCOMERS: f64 = 100.0;
+const NEWCOMERS: f64 = 50.0;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +154,7 @@ async fn attend(stream: TcpStream, address: IpAddr, router: Router) {
     let _ = stream.set_nodelay(true);
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(BUFFER_BYTES);
-    let connection = server.serve_connection(TokioIo::new(Patient { stream, standstill: None }), service);
+    let connection = server.serve_connection(TokioIo::new(Patient::new(stream)), service);
     let _ = tokio::time::timeout(CONNECTION_TIME, connection).await;
 }
 
@@ -188,13 +192,35 @@ impl Drop for Place {
     }
 }
 
-/// A stream that gives up on a client which takes nothing.
+/// A stream that gives up on a client which takes nothing, and takes its time with one that drips.
 struct Patient {
     stream: TcpStream,
     standstill: Option<Pin<Box<Sleep>>>,
+    reads: f64,
+    read_at: Instant,
+    rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
+    fn new(stream: TcpStream) -> Patient {
+        Patient { stream, standstill: None, reads: READS_SAVED, read_at: Instant::now(), rest: None }
+    }
+
+    /// Ready when it may be read again.
+    fn poll_rest(&mut self, waker: &mut Waker<'_>) -> Poll<()> {
+        if self.reads < 1.0 && self.rest.is_none() {
+            self.rest = Some(Box::pin(tokio::time::sleep(Duration::from_secs_f64(1.0 / READS))));
+        }
+        if let Some(rest) = &mut self.rest {
+            std::task::ready!(rest.as_mut().poll(waker));
+            self.rest = None;
+        }
+        let now = Instant::now();
+        let due = now.duration_since(self.read_at).as_secs_f64() * READS;
+        (self.reads, self.read_at) = ((self.reads + due).min(READS_SAVED), now);
+        Poll::Ready(())
+    }
+
     fn watch<T>(&mut self, waker: &mut Waker<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.standstill = None;
@@ -211,7 +237,10 @@ impl AsyncRead for Patient {
         waker: &mut Waker<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(waker, into)
+        std::task::ready!(self.poll_rest(waker));
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(waker, into))?;
+        self.reads -= 1.0;
+        Poll::Ready(Ok(()))
     }
 }
 

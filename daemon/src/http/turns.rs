@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Turns that come due within this stretch are given together, so that the thread sleeps in between.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// What is owed for large answers is forgiven beyond this: newcomers must not pay for long what others had.
 const DEBT: Duration = Duration::from_millis(500);
