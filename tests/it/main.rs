@@ -8,6 +8,7 @@ mod architecture;
 mod build;
 mod daemon;
 mod dashboards;
+mod doctor;
 mod house;
 mod integrity;
 mod learning;
