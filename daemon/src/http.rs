@@ -29,7 +29,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
@@ -61,10 +61,6 @@ const READERS: usize = 4;
 
 /// Log lines that are told without being asked for a number.
 const LOG_LINES: usize = 200;
-
-/// The page may load what this server has, talk to it, and nothing else.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// This API in its own words (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("http/openapi.json");
@@ -112,11 +108,9 @@ pub fn serve(
     serve::serve(listener, router(door))
 }
 
-/// Every route: method, path, handler. `openapi.json` has the same, says a test.
+/// Every route but the page's: method, path, handler. `openapi.json` has the same, says a test.
 fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Door>)> {
     vec![
-        ("get", "/", get(home)),
-        ("get", "/style.css", get(style)),
         ("get", "/healthz", get(|| async { "alive\n" })),
         ("get", "/readyz", get(ready)),
         ("get", "/metrics", get(metrics)),
@@ -137,7 +131,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Door>)> {
 
 fn router(door: Door) -> Router {
     let router =
-        routes().into_iter().fold(Router::new(), |router, (_, path, handler)| router.route(path, handler));
+        routes().into_iter().fold(page::routes(), |router, (_, path, handler)| router.route(path, handler));
     router
         .fallback(|| async {
             (StatusCode::NOT_FOUND, "nothing is here; try / or /metrics or /api/v1/openapi.json\n")
@@ -167,7 +161,7 @@ async fn bounded(Shared(door): Shared<Door>, request: Request, next: Next) -> Re
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, page::POLICY),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -234,14 +228,6 @@ impl Fresh {
     }
 }
 
-async fn home(Shared(door): Shared<Door>) -> Html<String> {
-    Html(page::render(&door.board.facts(), &door.board.ready().1))
-}
-
-async fn style() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], page::STYLE)
-}
-
 async fn ready(Shared(door): Shared<Door>) -> impl IntoResponse {
     let (ready, why) = door.board.ready();
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, why + "\n")
@@ -257,7 +243,7 @@ async fn metrics(Shared(door): Shared<Door>) -> impl IntoResponse {
 }
 
 async fn run(Shared(door): Shared<Door>) -> impl IntoResponse {
-    let make = || serde_json::to_vec(&door.board.facts()).unwrap_or_default();
+    let make = || serde_json::to_vec(&door.board.shown()).unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], door.run.get(door.board.changes(), make))
 }
 

@@ -63,6 +63,7 @@ const LODGERS: &[(&str, &[&str])] = &[
     ("axum", &["daemon"]),
     ("tokio", &["daemon", "shards/tool"]),
     ("prometheus", &["daemon", "shards/tool"]),
+    ("nvml-wrapper", &["daemon"]),
     ("crossbeam", &["loader", "shards/tool"]),
     ("clap", &["shards/tool", "trainer", "daemon"]),
     ("indicatif", &["shards/tool", "daemon"]),
