@@ -20,8 +20,14 @@ const NOTABLE: f64 = 0.1;
 /// Together so many times as fast as the slower of both alone: that cannot be.
 const DOUBTFUL: f64 = 1.25;
 
+/// On a CPU a step computes all the time; below this share of it, it was kept from computing.
+const ON_CORE: f64 = 0.7;
+
 /// Below this share of a matrix product's speed, a step spends its time on something else than arithmetic.
 const EFFICIENT: f64 = 0.5;
+
+/// Below this one, cheaper arithmetic would not show.
+const ARITHMETIC: f64 = 0.2;
 
 /// What was measured, and of what.
 pub struct Facts<'a> {
@@ -65,8 +71,8 @@ pub struct Verdict {
     bound: f64,
     /// The bound as a multiple of what was measured; never below 1.
     gain: f64,
-    /// The measurements contradict each other.
-    doubtful: bool,
+    /// Why the measurements should be taken again, if they should.
+    doubt: Option<String>,
     advice: Vec<Advice>,
 }
 
@@ -133,9 +139,7 @@ impl Facts<'_> {
                 advice
             }
         };
-        // Together they cannot be faster than alone, unless something else had the machine then.
-        let doubtful = both > DOUBTFUL * loader.min(step);
-        Verdict { limit, why, bound, gain: (bound / both.max(1e-9)).max(1.0), doubtful, advice }
+        Verdict { limit, why, bound, gain: (bound / both.max(1e-9)).max(1.0), doubt: self.doubt(), advice }
     }
 
     fn limit(&self) -> Limit {
@@ -147,6 +151,21 @@ impl Facts<'_> {
         }
         let slowed = self.together.samples_per_s() < UNDISTURBED * step;
         if on_cpu && slowed && self.together.loader_share() >= NOTABLE { Limit::Cores } else { Limit::Step }
+    }
+
+    /// Numbers of a machine that others use as well say little about this run.
+    fn doubt(&self) -> Option<String> {
+        let on_core = self.step.median_cpu_s() / self.step.median_s().max(1e-9);
+        if self.plan.device == Device::Cpu && on_core < ON_CORE {
+            return Some(format!(
+                "the step had a core for {:.0} % of its time only, so other programs took them",
+                100.0 * on_core
+            ));
+        }
+        let (both, slower) = (self.together.samples_per_s(), self.loader.images_per_s.min(self.step_per_s()));
+        (both > DOUBTFUL * slower).then(|| {
+            format!("these numbers contradict each other: together {both:.1} images/s, alone {slower:.1}")
+        })
     }
 
     fn step_per_s(&self) -> f64 {
@@ -236,10 +255,7 @@ impl Facts<'_> {
             let threads = cores / plan.world.local.max(1);
             say(
                 format!("--set threads_per_rank={threads}"),
-                format!(
-                    "{} threads compute, and there are {cores} cores",
-                    plan.threads_per_rank * plan.world.local
-                ),
+                format!("{} of {cores} cores compute", plan.threads_per_rank * plan.world.local),
             );
         }
         if recipe.checkpoint_activations {
@@ -248,23 +264,27 @@ impl Facts<'_> {
                 "each block is computed a second time to save memory: about a third of the step".to_owned(),
             );
         }
-        let has_bf16 = !on_cpu || cpu_has_bf16();
-        match recipe.amp.as_str() {
-            "off" if has_bf16 => {
-                let where_ = if on_cpu { "this CPU multiplies" } else { "GPUs multiply" };
-                say(
-                    "--set amp=bf16".to_owned(),
-                    format!("{where_} bf16 matrices at least twice as fast as f32"),
-                );
-            }
-            "bf16" | "fp16" if !has_bf16 => say(
-                "--set amp=off".to_owned(),
-                format!("this CPU has no instructions for {}, so it converts and gains nothing", recipe.amp),
-            ),
-            _ => {}
-        }
         let efficiency = self.step.flops_per_s() / self.step.matmul_flops_per_s.max(1e-9);
         let percent = 100.0 * efficiency;
+        // GPUs multiply both kinds; of CPUs some do.
+        let small = if on_cpu { cpu_kinds() } else { &["bf16", "fp16"] };
+        match recipe.amp.as_str() {
+            "off" if small.contains(&"bf16") && efficiency >= ARITHMETIC => {
+                let why = "its matrix products take half the time of those in f32, or less".to_owned();
+                say("--set amp=bf16".to_owned(), why);
+            }
+            "off" => {}
+            amp if small.contains(&amp) => {}
+            amp => {
+                let other = if small.contains(&"bf16") { "bf16" } else { "off" };
+                say(
+                    format!("--set amp={other}"),
+                    format!(
+                        "this CPU has no instructions for products in {amp}: they take longer than those in f32"
+                    ),
+                );
+            }
+        }
         if efficiency < EFFICIENT {
             let batch = recipe.batch_size;
             let change = if recipe.update_freq > 1 {
@@ -307,7 +327,7 @@ impl Verdict {
                 "why": self.why,
                 "bound_samples_per_s": self.bound,
                 "gain_ratio": self.gain,
-                "doubtful": self.doubtful,
+                "doubt": self.doubt,
                 "advice": advice,
             }
         })
@@ -323,12 +343,8 @@ impl fmt::Display for Verdict {
             self.gain,
             self.why
         )?;
-        if self.doubtful {
-            write!(
-                f,
-                "\n  but these numbers contradict each other: together faster than one of them alone; other programs use this \
-                 machine: measure again when it is quiet, or for longer (--seconds)"
-            )?;
+        if let Some(doubt) = &self.doubt {
+            write!(f, "\n  but {doubt}: measure again when the machine is quiet, or for longer (--seconds)")?;
         }
         write!(f, "\nwhat to change:")?;
         for Advice { change, why } in &self.advice {
@@ -341,10 +357,16 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Whether matrix products in bf16 have instructions of their own.
-fn cpu_has_bf16() -> bool {
-    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    flags.split_ascii_whitespace().any(|flag| ["avx512_bf16", "amx_bf16", "bf16"].contains(&flag))
+/// The small kinds that this CPU multiplies with instructions of their own.
+fn cpu_kinds() -> &'static [&'static str] {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = |flags: &[&str]| text.split_ascii_whitespace().any(|flag| flags.contains(&flag));
+    match (has(&["avx512_bf16", "amx_bf16", "bf16"]), has(&["avx512_fp16", "amx_fp16", "fphp"])) {
+        (true, true) => &["bf16", "fp16"],
+        (true, false) => &["bf16"],
+        (false, true) => &["fp16"],
+        (false, false) => &[],
+    }
 }
 
 #[cfg(test)]

@@ -164,6 +164,9 @@ fn loader_and_step_on_the_same_cores_are_told_apart_from_either() {
     // Slower together, but not because of loading: something else has the cores.
     let other = Measured { together: 5.0, ..STEP_BOUND };
     check(&judge(&other, &[], |_, _, _| {}), Limit::Step, 100.0, &[], &[]);
+    let busy = judge(&STEP_BOUND, &[], |_, _, step| step.cpu_seconds = vec![0.1 * step.median_s()]);
+    check(&busy, Limit::Step, 500.0 / 9.8, &["had a core for 10 % of its time"], &[]);
+    assert!(busy.as_json()["verdict"]["doubt"].is_string());
     let slow_alone = Measured { together: 30.0, ..STEP_BOUND };
     check(&judge(&slow_alone, &[], |_, _, _| {}), Limit::Step, 500.0 / 30.0, &["contradict each other"], &[]);
 }
