@@ -108,8 +108,10 @@ class Soak:
 
     def begin(self):
         self.watch = self.start("watch", [BIN / "beit-shard", "watch", self.images, "--out", self.shards, "--tokenizer", "embedded",
-                                          "--views", "2", "--settle", "1", "--rescan", "5", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
-        self.watch_address = self.watch.stdout.readline().strip().removeprefix("listening on http://")
+                                          "--views", "2", "--settle", "1", "--rescan", "5", "--listen", "127.0.0.1:0"])
+        said = self.out / "watch.log"
+        wait_for("the watch to listen", lambda: "listening on http://" in said.read_text() and said.read_text().endswith("\n"))
+        self.watch_address = said.read_text().split("listening on http://")[1].split()[0]
         wait_for("the first shards", lambda: self.manifest().is_file(), 300)
         self.set_size = self.manifest().stat().st_mtime_ns
         settings = [word for setting in [*TINY, f"steps={10_000_000}", "save_every_steps=1000000", "keep_last=3"] for word in ("--set", setting)]
