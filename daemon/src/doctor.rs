@@ -110,6 +110,10 @@ fn all(args: &DoctorArgs) -> Result<String> {
     let (recipe_name, mut recipe) = args.step.recipe()?;
     override_loading(args, &mut recipe)?;
     let plan = args.step.plan(recipe_name, recipe, Some(&folder), &scratch.path().join("run"))?;
+    ensure!(
+        !plan.recipe.online(),
+        "a step alone is measured without the tokenizer: add --set tokens=shard, or --loader-only"
+    );
     let say = |what: &str| eprintln!("doctor: {what}");
 
     say(&format!("1 of 3, the loader alone, for {} s", args.seconds));

@@ -78,5 +78,6 @@ fn what_cannot_be_measured_says_why() {
     fail("beit-daemon", &[&doctor[..], &["--seconds", "0"]].concat(), &["--seconds 0"]);
     fail("beit-daemon", &[&doctor[..], &["--set", "input_size=32"]].concat(), &["tokens"]);
     fail("beit-daemon", &[&doctor[..], &["--batch", "x"]].concat(), &["--step-only"]);
+    fail("beit-daemon", &[&doctor[..], &["--set", "tokens=online"]].concat(), &["--set tokens=shard"]);
     fail("beit-daemon", &["doctor", "--shards", "nowhere", "--recipe", "pretrain-tiny-cpu"], &["nowhere"]);
 }

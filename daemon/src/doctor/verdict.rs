@@ -17,6 +17,9 @@ const UNDISTURBED: f64 = 0.85;
 /// Below this share of the processor time, loading is too little to slow the step.
 const NOTABLE: f64 = 0.1;
 
+/// Of so many of the cores busy, there is none left to want.
+const ALL_BUSY: f64 = 0.85;
+
 /// Together so many times as fast as the slower of both alone: that cannot be.
 const DOUBTFUL: f64 = 1.25;
 
@@ -98,6 +101,12 @@ impl Facts<'_> {
             Device::Cpu => String::new(),
             Device::Cuda => format!(", enough for {:.1} such GPUs", loader / step.max(1e-9)),
         };
+        let more = match self.is_slowed() {
+            true => {
+                " (in a run a step also takes over its batch, agrees with other ranks and writes the log)"
+            }
+            false => "",
+        };
         let on_cores = format!("{:.2} of {} cores", self.together.cores_busy(), self.cores);
         let (why, bound) = match limit {
             Limit::Loader => (
@@ -110,7 +119,7 @@ impl Facts<'_> {
             Limit::Step => (
                 format!(
                     "a run waits for data {waits:.1} % of its time: the step alone takes {step:.1} images/s, the loader alone \
-                     makes {loader:.1}{feeds}; if the step were free, a run would do {loader:.1} instead of {both:.1}"
+                     makes {loader:.1}{feeds}; if the step were free, a run would do {loader:.1} instead of {both:.1}{more}"
                 ),
                 loader,
             ),
@@ -144,13 +153,22 @@ impl Facts<'_> {
 
     fn limit(&self) -> Limit {
         let (loader, step) = (self.loader.images_per_s, self.step_per_s());
-        let on_cpu = self.plan.device == Device::Cpu;
+        let contended =
+            self.plan.device == Device::Cpu && self.together.cores_busy() >= ALL_BUSY * f64::from(self.cores);
         if self.together.data_wait_ratio >= STARVED {
             // A loader that is fast enough alone has lost its cores to the step.
-            return if on_cpu && loader > step { Limit::Cores } else { Limit::Loader };
+            return if contended && loader > step { Limit::Cores } else { Limit::Loader };
         }
-        let slowed = self.together.samples_per_s() < UNDISTURBED * step;
-        if on_cpu && slowed && self.together.loader_share() >= NOTABLE { Limit::Cores } else { Limit::Step }
+        if contended && self.is_slowed() && self.together.loader_share() >= NOTABLE {
+            Limit::Cores
+        } else {
+            Limit::Step
+        }
+    }
+
+    /// Whether a run's steps are slower than the same step alone.
+    fn is_slowed(&self) -> bool {
+        self.together.samples_per_s() < UNDISTURBED * self.step_per_s()
     }
 
     /// Numbers of a machine that others use as well say little about this run.

@@ -16,12 +16,14 @@ struct Measured {
     together: f64,
     waits: f64,
     loading: f64,
+    /// Cores that were busy together, of 2.
+    busy: f64,
 }
 
 const STEP_BOUND: Measured =
-    Measured { loader: (500.0, 250.0), step: 10.0, together: 9.8, waits: 0.001, loading: 0.04 };
+    Measured { loader: (500.0, 250.0), step: 10.0, together: 9.8, waits: 0.001, loading: 0.04, busy: 1.9 };
 const LOADER_BOUND: Measured =
-    Measured { loader: (30.0, 30.0), step: 400.0, together: 29.0, waits: 0.92, loading: 0.9 };
+    Measured { loader: (30.0, 30.0), step: 400.0, together: 29.0, waits: 0.92, loading: 0.9, busy: 1.1 };
 
 fn plan(settings: &[&str]) -> Plan {
     let (recipe_name, mut recipe) = Recipe::find("pretrain-base-22k").unwrap();
@@ -60,8 +62,8 @@ fn judge(
         steps: 100,
         samples: (measured.together * 100.0) as u64,
         seconds: 100.0,
-        cpu_seconds: 190.0,
-        loader_cpu_seconds: 190.0 * measured.loading,
+        cpu_seconds: 100.0 * measured.busy,
+        loader_cpu_seconds: 100.0 * measured.busy * measured.loading,
         data_wait_ratio: measured.waits,
         ..RunReport::default()
     };
@@ -146,7 +148,8 @@ fn a_run_whose_batches_lie_ready_is_told_what_makes_steps_cheaper() {
 #[test]
 fn loader_and_step_on_the_same_cores_are_told_apart_from_either() {
     // Each is fast enough alone; together they share two cores.
-    let shared = Measured { loader: (60.0, 30.0), step: 40.0, together: 22.0, waits: 0.3, loading: 0.4 };
+    let shared =
+        Measured { loader: (60.0, 30.0), step: 40.0, together: 22.0, waits: 0.3, loading: 0.4, busy: 1.9 };
     let verdict = judge(&shared, &["num_workers=2"], |_, _, _| {});
     // 2 cores / (1/30 s of loading + 2/40 s of stepping) = 24 images/s
     check(
@@ -158,6 +161,11 @@ fn loader_and_step_on_the_same_cores_are_told_apart_from_either() {
     );
     let slowed = Measured { waits: 0.01, ..shared };
     check(&judge(&slowed, &[], |_, _, _| {}), Limit::Cores, 24.0 / 22.0, &[], &[]);
+    // With a core to spare, it is not for want of cores.
+    let spare = Measured { busy: 1.3, ..slowed };
+    check(&judge(&spare, &[], |_, _, _| {}), Limit::Step, 60.0 / 22.0, &["also takes over its batch"], &[]);
+    let starved = Measured { busy: 1.3, ..shared };
+    check(&judge(&starved, &[], |_, _, _| {}), Limit::Loader, 40.0 / 22.0, &["num_workers=2"], &[]);
     // On a GPU the same waiting is the loader's.
     let on_gpu = judge(&shared, &[], |plan, _, _| plan.device = Device::Cuda);
     check(&on_gpu, Limit::Loader, 40.0 / 22.0, &[], &[]);
