@@ -163,7 +163,7 @@ impl Painter {
     /// Says what went wrong, if it is new.
     fn tell(&mut self, step: u64, error: &TrainError) {
         let kind = match error {
-            TrainError::Io { source, .. } => source.kind(),
+            TrainError::Io { cause, .. } => cause.kind(),
             _ => io::ErrorKind::Other,
         };
         if self.told.insert(kind) {
