@@ -4,7 +4,8 @@
 //! daemon.lock    flock held by the supervisor as long as it lives; the only proof that it does
 //! daemon.json    pid, address and state, for `status` and `stop`; believed only while the lock is held
 //! daemon.token   bearer token of this supervisor, mode 0600
-//! daemon.log     its output when detached        daemon.pid   its pid, for init systems
+//! daemon.log     what it and its worker said     daemon.pid   its pid, for init systems; gone once it has ended
+//! history.jsonl  the course of the run           pictures/    what the model makes of a few samples
 //! checkpoints/   the trainer's
 //! ```
 //! A kill -9 leaves stale files but no lock, so the next start just works.
@@ -36,6 +37,12 @@ pub struct Notice {
     pub state: State,
     /// The last words of a run that failed.
     pub error: Option<String>,
+    /// Steps done when this was written.
+    #[serde(default)]
+    pub step: u64,
+    /// Of a run that ended without saving: steps known to be done since the newest checkpoint.
+    #[serde(default)]
+    pub unsaved_steps: Option<u64>,
 }
 
 /// A run directory.
@@ -61,9 +68,19 @@ impl RunDir {
         &self.path
     }
 
-    /// Where a detached daemon writes.
+    /// What the daemon and its worker say.
     pub fn log_path(&self) -> PathBuf {
         self.path.join("daemon.log")
+    }
+
+    /// Where the course of the run is kept.
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history.jsonl")
+    }
+
+    /// Where the pictures of the fixed samples are.
+    pub fn pictures(&self) -> PathBuf {
+        self.path.join("pictures")
     }
 
     /// Where the trainer saves.
@@ -135,6 +152,12 @@ impl RunDir {
             .context("writing daemon.pid")
     }
 
+    /// Takes the pid file away: the process is about to end.
+    pub fn remove_pid(&self) {
+        // A stale one misleads nobody who looks at the lock.
+        let _ = fs::remove_file(self.path.join("daemon.pid"));
+    }
+
     /// Draws a new bearer token and leaves it where only the owner can read it.
     ///
     /// # Errors
@@ -203,6 +226,8 @@ mod tests {
             recipe: "r".into(),
             state: State::Running,
             error: None,
+            step: 0,
+            unsaved_steps: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The whole daemon on one page: who runs, and how they are wired.
 //!
 //! ```text
-//!  SIGTERM, SIGINT ─▶ thread "signals" ──┐
+//!  SIGTERM, SIGINT, SIGHUP ─▶ thread "signals" ┐
 //!  browser, Prometheus ◀─▶ 2 threads "http" ──┤ Event            ┌───────────── worker process ─────────────┐
 //!                               ▲             ▼                  │ stdin   ─▶ thread "orders" ─▶ Control     │
 //!                             Board ◀── supervisor (main thread) ┤ stdout  ◀─ reporter, 5/s  ◀─ TrainStats   │
@@ -22,19 +22,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use beit_trainer::device::Device;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::board::{Board, Facts, State, now};
+use crate::exit::NOT_SAVED;
+use crate::history::History;
 use crate::http;
+use crate::logfile::LogFile;
 use crate::metrics::Metrics;
 use crate::rundir::{Notice, process_started};
 use crate::screen::Screen;
 use crate::settings::{Settings, StartArgs};
 use crate::supervisor::{Ending, Event, Supervisor};
 use crate::wire::Sample;
-
-/// Exit status of a run that was cut short: asked to stop, but the last steps are not saved.
-const CUT: u8 = 3;
 
 /// Trains what `args` ask for, in this process and a worker of its own, until the run ends.
 ///
@@ -44,7 +45,9 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
     let screen = Screen::new();
     screen.log_here();
     let settings = Settings::resolve(args, Path::new("."))?;
+    screen.refilter(&settings.live.log)?;
     let _lock = settings.run.lock()?;
+    screen.keep(LogFile::open(&settings.run.log_path(), args.in_background)?, args.in_background);
     let listener = http::bind(settings.listen)?;
     let address = listener.local_addr().context("asking for the port")?;
     let token = settings.run.new_token()?;
@@ -57,13 +60,22 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
         recipe: settings.job.recipe_name.clone(),
         state: State::Starting,
         error: None,
+        step: 0,
+        unsaved_steps: None,
     };
     settings.run.put_notice(&notice)?;
-    let board = Arc::new(Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?));
+    let board = Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?)
+        .hearing(screen.feed.clone())
+        .remembering(History::open(settings.run.history()))
+        .stalls_after(settings.stall_after);
+    if settings.job.device == Device::Cuda {
+        board.metrics.watch_gpus();
+    }
+    let board = Arc::new(board);
 
     let (sender, events) = channel();
     listen_for_signals(sender.clone())?;
-    http::serve(listener, board.clone(), token, sender.clone())?;
+    http::serve(listener, board.clone(), &settings.run, token, sender.clone())?;
     writeln!(std::io::stdout(), "listening on http://{address}").context("writing to stdout")?;
     if !address.ip().is_loopback() {
         tracing::warn!("Listening on {address}: whoever reaches it can read this run's numbers and paths.");
@@ -72,23 +84,48 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
     // The worker is started by this very thread, which lives as long as the process: see `child::Worker::start`.
     let run = settings.run.clone();
     let shards = settings.job.shards.clone();
-    let ending = Supervisor::new(settings, board.clone(), screen.clone(), notice, (sender, events)).run()?;
+    let ending = Supervisor::new(settings, board.clone(), screen.clone(), notice, (sender, events)).run();
+    run.remove_pid();
+    let ending = ending?;
     Ok(tell(&ending, &board.facts(), run.newest_checkpoint(), &shards, &screen))
 }
 
-/// Signals become events: the first asks for a stop, the second is meant.
+/// Signals become events. The first SIGTERM or SIGINT asks for a stop, the second is meant. SIGHUP asks to read the
+/// settings again, except where it says that the terminal is gone that this was started on: then it is a stop.
 fn listen_for_signals(events: Sender<Event>) -> Result<()> {
+    let mut terminal = has_terminal() && !ignores_hangups();
     let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("listening for signals")?;
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listening for signals")?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            let who = if signal == SIGINT { "Ctrl-C" } else { "SIGTERM" };
-            if events.send(Event::Stop { who }).is_err() {
+            let event = match signal {
+                SIGINT => Event::Stop { who: "Ctrl-C" },
+                SIGTERM => Event::Stop { who: "SIGTERM" },
+                _ if terminal && !has_terminal() => {
+                    terminal = false; // The kernel and the shell may both tell.
+                    Event::Stop { who: "the end of its terminal" }
+                }
+                _ => Event::Reload,
+            };
+            if events.send(event).is_err() {
                 return;
             }
         }
     })?;
     Ok(())
+}
+
+/// Whether this process has a terminal that may go away.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// Whether whoever started this wants it to outlive the terminal, as nohup does.
+fn ignores_hangups() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (SIGHUP - 1)) != 0
 }
 
 fn facts(settings: &Settings, notice: &Notice) -> Facts {
@@ -105,6 +142,7 @@ fn facts(settings: &Settings, notice: &Notice) -> Facts {
         started_at: now(),
         plan: None,
         last: Sample::default(),
+        reported_at: None,
         samples_per_second: 0.0,
         eta_seconds: None,
         restarts: BTreeMap::new(),
@@ -144,7 +182,7 @@ fn tell(ending: &Ending, facts: &Facts, checkpoint: Option<u64>, shards: &Path, 
             let lost = last.step.saturating_sub(checkpoint.unwrap_or(0));
             (
                 format!("stopped without saving: {lost} steps will be done again\n{saved}\n{again}"),
-                ExitCode::from(CUT),
+                ExitCode::from(NOT_SAVED),
             )
         }
         Ending::Failed(message) => (format!("error: {message}"), ExitCode::FAILURE),
@@ -153,7 +191,10 @@ fn tell(ending: &Ending, facts: &Facts, checkpoint: Option<u64>, shards: &Path, 
     if matches!(ending, Ending::Failed(_)) || std::io::stdout().is_terminal() {
         screen.print(&text);
     } else {
-        let _ = writeln!(std::io::stdout(), "{text}");
+        screen.record(&text);
+        if !screen.in_background() {
+            let _ = writeln!(std::io::stdout(), "{text}");
+        }
     }
     status
 }

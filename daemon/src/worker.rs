@@ -1,27 +1,31 @@
 //! The worker process: trains what its supervisor says, reports how it goes, and never outlives it.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool,
+    AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use beit_loader::LoaderStats;
+use beit_loader::{Histogram, LoaderStats};
 use beit_trainer::control::Control;
 use beit_trainer::error::TrainError;
 use beit_trainer::plan::Plan;
-use beit_trainer::stats::TrainStats;
+use beit_trainer::stats::{Stage, TrainStats};
 use rustix::process::Signal;
 
 use crate::board::now;
+use crate::cause::Cause;
+use crate::screen::Screen;
 use crate::settings::Job;
 use crate::wire::{
-    self, CheckpointSample, FromWorker, LoaderSample, Planned, RankSample, Sample, ToWorker, VERSION,
+    self, CheckpointSample, Flow, FromWorker, LoaderSample, Lost, Planned, RankSample, Sample, Times,
+    ToWorker, VERSION,
 };
 
 /// How often the worker reports.
@@ -34,8 +38,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// The pipes or the first message are not as they should be, which only a start by hand can cause.
-pub fn main(supervisor: u32) -> Result<ExitCode> {
+pub fn main(supervisor: u32, screen: Screen) -> Result<ExitCode> {
     die_with(supervisor)?;
+    offer_to_oom_killer();
     ignore_signals()?;
     let mut reports = take_stdout()?;
     let mut orders = BufReader::new(io::stdin());
@@ -49,7 +54,7 @@ pub fn main(supervisor: u32) -> Result<ExitCode> {
     let control = Arc::new(Control::new());
     thread::Builder::new().name("orders".into()).spawn({
         let control = control.clone();
-        move || obey(orders, &control)
+        move || obey(orders, &control, &screen)
     })?;
 
     let (last_word, status) = match train(&job, &control, &mut reports) {
@@ -62,8 +67,11 @@ pub fn main(supervisor: u32) -> Result<ExitCode> {
 
 /// Plans and trains; either way returns the last thing to report.
 fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Result<FromWorker, FromWorker> {
-    let permanent =
-        |error: anyhow::Error| FromWorker::Failed { permanent: true, message: format!("{error:#}") };
+    let permanent = |error: anyhow::Error| FromWorker::Failed {
+        permanent: true,
+        cause: Cause::Error,
+        message: format!("{error:#}"),
+    };
     let plan = job.ask().and_then(|ask| Ok(Plan::new(ask)?)).map_err(permanent)?;
     tell(reports, &FromWorker::Planned(Box::new(planned(&plan))));
 
@@ -88,8 +96,17 @@ fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Res
         }
         Err(error) => {
             // What fails before the first step fails again; what fails later may be the weather, and is tried again.
-            let permanent = !started || would_recur(&error);
-            Err(FromWorker::Failed { permanent, message: format!("{:#}", anyhow::Error::new(error)) })
+            let no_room = matches!(error, TrainError::OutOfMemory { .. });
+            let first = stats.steps_here.load(Relaxed) == 0;
+            let permanent = !started || would_recur(&error) || no_room && first;
+            let message = format!("{:#}", anyhow::Error::new(error));
+            // A rank's panic is caught by the trainer, which reports it as the rank's failure.
+            let cause = match no_room {
+                true => Cause::OutOfMemory,
+                false if message.contains("panicked: ") => Cause::Panic,
+                false => Cause::Error,
+            };
+            Err(FromWorker::Failed { permanent, cause, message })
         }
     }
 }
@@ -117,7 +134,6 @@ fn would_recur(error: &TrainError) -> bool {
             | TrainError::OtherModel { .. }
             | TrainError::NotFinite { .. }
             | TrainError::Locked { .. }
-            | TrainError::OutOfMemory { .. }
     )
 }
 
@@ -140,7 +156,7 @@ fn report(
             tell(reports, &FromWorker::Sample(Box::new(sample(stats, plan, watch))));
         }
         if let Some(message) = control.overdue(stats) {
-            tell(reports, &FromWorker::Failed { permanent: !started, message });
+            tell(reports, &FromWorker::Failed { permanent: !started, cause: Cause::Error, message });
             std::process::exit(1); // a thread that hangs can't be joined
         }
         thread::sleep(REPORT_EVERY);
@@ -164,23 +180,24 @@ fn planned(plan: &Plan) -> Planned {
         world_size: plan.world.size,
         global_batch: plan.global_batch,
         samples: plan.data.samples,
+        max_corrupt_samples: plan.recipe.max_corrupt_samples,
     }
 }
 
-/// Sees when the last step ended, to within one report.
+/// Sees when something was last finished, to within one report.
 #[derive(Debug, Default)]
 struct Watch {
-    steps_done: u64,
-    at: Option<f64>,
+    /// What, how often, and when.
+    seen: BTreeMap<&'static str, (u64, f64)>,
 }
 
 impl Watch {
-    fn look(&mut self, steps_done: u64) -> Option<f64> {
-        if steps_done > self.steps_done {
-            self.steps_done = steps_done;
-            self.at = Some(now());
+    fn look(&mut self, what: &'static str, count: u64) -> Option<f64> {
+        let known = self.seen.get(what).map_or(0, |(count, _)| *count);
+        if count > known {
+            self.seen.insert(what, (count, now()));
         }
-        self.at
+        self.seen.get(what).map(|(_, at)| *at)
     }
 }
 
@@ -200,9 +217,13 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
         grad_norm: stats.grad_norm.get(),
         steps_done,
         samples: steps_done * plan.global_batch,
+        tokens: steps_done * plan.global_batch * plan.grid().len() as u64,
+        skipped_steps: stats.skipped_steps.load(Relaxed),
+        rollbacks: stats.rollbacks.load(Relaxed),
+        loss_scale: stats.loss_scale.get(),
         flops: steps_done as f64 * plan.flops_per_step(),
         mfu: Some(stats.mfu.get()).filter(|mfu| mfu.is_finite()),
-        last_step_at: watch.look(steps_done),
+        last_step_at: watch.look("steps", steps_done),
         ranks: stats
             .ranks
             .iter()
@@ -211,10 +232,15 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
                 let (stage, stage_seconds) = stats.stage(local);
                 RankSample {
                     rank: rank.rank,
-                    data_wait_seconds: seconds(rank.data_wait_ns.load(Relaxed)),
+                    data_wait_seconds: rank.data_wait.sum().as_secs_f64(),
                     queue_depth: loader.map_or(0, |loader| loader.ranks[local].depth()),
+                    queue_slots: plan.recipe.queue_batches.into(),
                     stage: stage.name().to_owned(),
                     stage_seconds,
+                    lost: lost(&stats.stage_seconds(local)),
+                    step_duration: times(&rank.step),
+                    data_wait: times(&rank.data_wait),
+                    all_reduce: times(&rank.all_reduce),
                 }
             })
             .collect(),
@@ -228,7 +254,43 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
             seconds: saved.seconds.get(),
             blocked_seconds: seconds(saved.blocked_ns.load(Relaxed)),
         },
+        pipeline: pipeline(stats, watch),
     }
+}
+
+fn lost(stage_seconds: &[f64; Stage::ALL.len()]) -> Lost {
+    let of = |stage: Stage| stage_seconds[stage as usize];
+    Lost { data: of(Stage::Data), checkpoint: of(Stage::Checkpoint), paused: of(Stage::Paused) }
+}
+
+fn times(histogram: &Histogram) -> Times {
+    Times { counts: histogram.counts().to_vec(), seconds: histogram.sum().as_secs_f64() }
+}
+
+/// What has gone through each stage, in its own items.
+fn pipeline(stats: &TrainStats, watch: &mut Watch) -> BTreeMap<String, Flow> {
+    let count = |counter: &AtomicU64| counter.load(Relaxed);
+    let mut flows = BTreeMap::new();
+    let mut put = |stage: &'static str, items_in: u64, in_progress: Option<u64>, items_out: u64| {
+        let in_progress = in_progress.unwrap_or(items_in.saturating_sub(items_out));
+        let last_at = watch.look(stage, items_out);
+        flows.insert(stage.to_owned(), Flow { items_in, in_progress, items_out, last_at });
+    };
+    if let Some(loader) = stats.loader() {
+        let batches = |of: fn(&beit_loader::RankStats) -> &AtomicU64| {
+            loader.ranks.iter().map(|rank| count(of(rank))).sum::<u64>()
+        };
+        // Workers count what they have done every few samples, so what they are at comes from elsewhere.
+        put("read", count(&loader.asked), Some(loader.reading()), count(&loader.records));
+        put("view", count(&loader.records), Some(loader.viewing()), count(&loader.images));
+        put("batch", batches(|rank| &rank.begun), None, batches(|rank| &rank.published));
+    }
+    let begun = stats.ranks.iter().map(|rank| count(&rank.batches)).sum();
+    put("step", begun, None, stats.ranks.iter().map(|rank| rank.step.count()).sum());
+    let saved = &stats.checkpoint;
+    let (begun, published) = (count(&saved.begun), count(&saved.published));
+    put("checkpoint", begun, Some(begun.saturating_sub(published + count(&saved.failures))), published);
+    flows
 }
 
 fn loaded(stats: &LoaderStats) -> LoaderSample {
@@ -244,6 +306,7 @@ fn loaded(stats: &LoaderStats) -> LoaderSample {
     ];
     LoaderSample {
         samples: stats.images.load(Relaxed),
+        records: stats.records.load(Relaxed),
         bytes: stats.bytes.load(Relaxed),
         cpu_seconds: stats.cpu_ns.load(Relaxed) as f64 / 1e9,
         stage_seconds: stages
@@ -257,15 +320,22 @@ fn loaded(stats: &LoaderStats) -> LoaderSample {
             .into_iter()
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect(),
+        decode: times(&stats.decode),
     }
 }
 
 /// Does what the supervisor asks; when the supervisor is gone, so is the worker.
-fn obey(mut orders: impl io::BufRead, control: &Control) {
+fn obey(mut orders: impl io::BufRead, control: &Control, screen: &Screen) {
     loop {
         match wire::receive(&mut orders) {
             Ok(Some(ToWorker::Stop)) => control.stop(),
             Ok(Some(ToWorker::Checkpoint)) => control.checkpoint_now(),
+            Ok(Some(ToWorker::Pause { paused })) => control.pause(paused),
+            Ok(Some(ToWorker::Log { filter })) => {
+                if let Err(error) = screen.refilter(&filter) {
+                    tracing::warn!("The log goes on as it was: {error:#}.");
+                }
+            }
             Ok(Some(ToWorker::Begin { .. })) => {}
             Ok(None) | Err(_) => end_at_once(),
         }
@@ -292,6 +362,14 @@ fn die_with(supervisor: u32) -> Result<()> {
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     ensure!(parent == i32::try_from(supervisor).ok(), "the supervisor {supervisor} is gone already");
     Ok(())
+}
+
+/// Where memory is short, the kernel should end the worker, which is replaced, and not its supervisor.
+fn offer_to_oom_killer() {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    // Anybody may raise it; where it cannot be, the kernel goes by size, which usually finds the worker too.
+    let _ = now.map(|now| std::fs::write(PATH, (now + 500).min(1000).to_string()));
 }
 
 /// Leaves signals to the supervisor, which asks for a checkpoint: a terminal or an init system may signal all of us.

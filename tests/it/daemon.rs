@@ -4,7 +4,7 @@ use crate::house::{command, demo_photos, fail, run, succeed};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A model so small that a step takes milliseconds.
@@ -26,16 +26,16 @@ const TINY: [&str; 14] = [
 ];
 
 /// Longest wait for anything; training shares its cores with other tests.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder with `photos.shards` in it.
-fn home() -> tempfile::TempDir {
+pub(crate) fn home() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     pack(&home.path().join("photos.shards"), "7");
     home
 }
 
-fn pack(out: &Path, seed: &str) {
+pub(crate) fn pack(out: &Path, seed: &str) {
     let (photos, out) = (demo_photos(), out.to_str().unwrap().to_owned());
     let args = [
         "build",
@@ -52,29 +52,30 @@ fn pack(out: &Path, seed: &str) {
     succeed("beit-shard", &args);
 }
 
-fn arguments<'a>(more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn arguments<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let start = ["start", "--device", "cpu", "--ranks", "2", "--run", "run", "--listen", "127.0.0.1:0"];
     start.iter().chain(&TINY).chain(more).copied().collect()
 }
 
 /// A daemon in the foreground; killed when the test ends, however it ends.
-struct Daemon {
-    child: Child,
-    address: String,
-    log: PathBuf,
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
+    pub(crate) address: String,
+    pub(crate) log: PathBuf,
 }
 
 impl Daemon {
     #[track_caller]
-    fn start(home: &Path, more: &[&str]) -> Daemon {
+    pub(crate) fn start(home: &Path, more: &[&str]) -> Daemon {
+        Daemon::spawn(home, &mut command("beit-daemon", &arguments(more)))
+    }
+
+    /// Starts what `command` says in `home`.
+    #[track_caller]
+    pub(crate) fn spawn(home: &Path, command: &mut Command) -> Daemon {
         let log = home.join("stderr.log");
         let stderr = std::fs::File::create(&log).unwrap();
-        let mut child = command("beit-daemon", &arguments(more))
-            .current_dir(home)
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+        let mut child = command.current_dir(home).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -87,7 +88,7 @@ impl Daemon {
     }
 
     /// One request; status line, headers and body as they come.
-    fn ask(&self, line: &str) -> String {
+    pub(crate) fn ask(&self, line: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         write!(stream, "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -98,14 +99,14 @@ impl Daemon {
 
     /// The value of a series.
     #[track_caller]
-    fn metric(&self, series: &str) -> f64 {
+    pub(crate) fn metric(&self, series: &str) -> f64 {
         let text = self.ask("GET /metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {series} in:\n{text}")).parse().unwrap()
     }
 
     #[track_caller]
-    fn wait_for(&self, what: &str, mut there: impl FnMut(&Daemon) -> bool) {
+    pub(crate) fn wait_for(&self, what: &str, mut there: impl FnMut(&Daemon) -> bool) {
         let begun = Instant::now();
         while !there(self) {
             let said = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -115,11 +116,11 @@ impl Daemon {
     }
 
     #[track_caller]
-    fn wait_for_step(&self, step: f64) {
+    pub(crate) fn wait_for_step(&self, step: f64) {
         self.wait_for(&format!("step {step}"), |daemon| daemon.metric("beit_trainer_step") >= step);
     }
 
-    fn worker(&self) -> u32 {
+    pub(crate) fn worker(&self) -> u32 {
         let answer = self.ask("GET /api/v1/run");
         let facts: serde_json::Value =
             serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
@@ -127,7 +128,7 @@ impl Daemon {
     }
 
     #[track_caller]
-    fn end(mut self) -> (ExitStatus, String, String) {
+    pub(crate) fn end(mut self) -> (ExitStatus, String, String) {
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -149,19 +150,19 @@ impl Drop for Daemon {
     }
 }
 
-fn kill(signal: &str, pid: u32) {
+pub(crate) fn kill(signal: &str, pid: u32) {
     let status =
         std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap();
     assert!(status.success(), "kill -{signal} {pid}");
 }
 
 /// Whether a process runs; one that only waits to be buried does not.
-fn alive(pid: u32) -> bool {
+pub(crate) fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-fn checkpoints(home: &Path) -> Vec<u64> {
+pub(crate) fn checkpoints(home: &Path) -> Vec<u64> {
     let folder = std::fs::read_dir(home.join("run/checkpoints")).into_iter().flatten();
     let names = folder.map(|item| item.unwrap().file_name().into_string().unwrap());
     let mut steps: Vec<u64> = names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
@@ -185,7 +186,7 @@ fn a_run_is_scraped_stopped_by_sigterm_and_resumed() {
     assert!(daemon.metric("beit_loader_cpu_seconds_total") > 0.0);
     assert_eq!(daemon.metric("beit_loader_corrupt_samples_total{reason=\"checksum\"}"), 0.0);
     for rank in ["0", "1"] {
-        assert!(daemon.metric(&format!("beit_trainer_data_wait_seconds_total{{rank=\"{rank}\"}}")) >= 0.0);
+        assert!(daemon.metric(&format!("beit_trainer_data_wait_seconds_sum{{rank=\"{rank}\"}}")) >= 0.0);
     }
     let page = daemon.ask("GET /");
     assert!(page.contains("pretrain-tiny-cpu") && page.contains("running"), "{page}");
@@ -271,6 +272,103 @@ fn a_stalled_run_still_answers_and_a_second_sigterm_ends_it_at_once() {
     assert!(said.contains("stopped without saving"), "{said}");
     assert!(!alive(worker), "no orphan");
     assert!(!checkpoints(home).is_empty(), "the last confirmed checkpoint stands");
+}
+
+/// Runs a command on the run in `home`; exit status and the JSON it printed.
+#[track_caller]
+pub(crate) fn order(home: &Path, args: &[&str]) -> (i32, serde_json::Value) {
+    let args = [args, &["--run", "run", "--json"]].concat();
+    let output = command("beit-daemon", &args).current_dir(home).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let value = serde_json::from_str(said.trim());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let value = value.unwrap_or_else(|error| panic!("{args:?}: {error}: {said}{stderr}"));
+    (output.status.code().unwrap(), value)
+}
+
+#[test]
+fn a_paused_run_stands_still_saves_when_asked_and_stays_paused_when_its_worker_dies() {
+    let home = home();
+    let home = home.path();
+    assert_eq!(run("beit-daemon", &["pause", "--run", home.to_str().unwrap()]).status.code(), Some(4));
+    let daemon = Daemon::start(home, &["--set", "save_every_steps=1000"]);
+    daemon.wait_for_step(3.0);
+    let (code, outcome) = order(home, &["pause"]);
+    assert_eq!((code, &outcome["state"]), (0, &"paused".into()), "{outcome}");
+    let step = outcome["step"].as_u64().unwrap();
+    let answer = daemon.ask("GET /readyz");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("the run is paused"), "{answer}");
+    assert_eq!(daemon.metric("beit_daemon_state{state=\"paused\"}"), 1.0);
+
+    for _ in 0..2 {
+        let (code, outcome) = order(home, &["checkpoint"]);
+        assert_eq!((code, outcome["checkpoint_step"].as_u64()), (0, Some(step)), "{outcome}");
+    }
+    assert_eq!(checkpoints(home), [step], "nothing was trained meanwhile");
+    assert_eq!(order(home, &["status"]).1["step"].as_u64(), Some(step));
+
+    let first = daemon.worker();
+    kill("KILL", first);
+    daemon.wait_for("another worker that is paused", |daemon| {
+        let (_, status) = order(home, &["status"]);
+        status["state"] == "paused" && daemon.worker() != first
+    });
+    let (code, outcome) = order(home, &["resume"]);
+    assert_eq!((code, &outcome["state"]), (0, &"running".into()), "{outcome}");
+    daemon.wait_for_step(step as f64 + 3.0);
+
+    // A paused run can be stopped, and is saved where it stood.
+    let (_, outcome) = order(home, &["pause"]);
+    let step = outcome["step"].as_u64().unwrap();
+    let (code, outcome) = order(home, &["stop"]);
+    assert_eq!((code, outcome["checkpoint_step"].as_u64()), (0, Some(step)), "{outcome}");
+    assert!(daemon.end().0.success());
+    assert_eq!(order(home, &["status"]).0, 4, "nobody lives there any more");
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_never_success() {
+    let home = home();
+    let home = home.path();
+    let daemon = Daemon::start(home, &["--set", "save_every_steps=1000"]);
+    daemon.wait_for_step(2.0);
+    let (folder, away) = (home.join("run/checkpoints"), home.join("away"));
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    let (code, outcome) = order(home, &["checkpoint"]);
+    assert_eq!((code, &outcome["ok"]), (1, &false.into()), "{outcome}");
+    assert!(outcome["error"].as_str().unwrap().contains("could not be written"), "{outcome}");
+
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&away, &folder).unwrap();
+    let (code, outcome) = order(home, &["checkpoint"]);
+    assert_eq!((code, &outcome["ok"]), (0, &true.into()), "{outcome}");
+
+    // The same disk, when the run is to end: the steps since then are lost, and everyone says so.
+    let saved = outcome["checkpoint_step"].as_u64().unwrap();
+    daemon.wait_for_step(saved as f64 + 2.0);
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    let (code, outcome) = order(home, &["stop"]);
+    assert_eq!(code, 3, "{outcome}");
+    let (status, said, log) = daemon.end();
+    assert_eq!(status.code(), Some(3), "{said}{log}");
+    assert!(log.contains("could not be written"), "{log}");
+}
+
+#[test]
+fn a_stop_that_takes_too_long_is_no_success() {
+    let home = home();
+    let home = home.path();
+    let daemon = Daemon::start(home, &["--set", "save_every_steps=2", "--stop-timeout", "2"]);
+    daemon.wait_for_step(4.0);
+    kill("STOP", daemon.worker());
+    assert_eq!(order(home, &["checkpoint", "--timeout", "0"]).0, 5, "asked for, and not there");
+    let (code, outcome) = order(home, &["stop"]);
+    assert_eq!(code, 3, "{outcome}");
+    let (status, said, log) = daemon.end();
+    assert_eq!(status.code(), Some(3), "{said}{log}");
+    assert!(log.contains("has not saved within 2 s"), "{log}");
 }
 
 #[test]

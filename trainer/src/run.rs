@@ -6,7 +6,7 @@ mod reporter;
 mod saver;
 mod streak;
 mod supply;
-mod trace;
+pub(crate) mod trace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

@@ -92,17 +92,19 @@ pub(super) fn train(
             stats.first_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
         }
         stats.enter(local, Stage::Step);
-        let stepping = Instant::now();
         let learned = replica.learn(staged, comm)?;
         if step + 1 < plan.steps && exchange != Some(step + 1) && batches.is_ready() {
             ahead = Some(take(shared, comm, &replica, &mut batches, step + 1)?); // while the device computes
         }
+        let weights_waited = learned.waited;
         let seen = learned.read()?;
-        stats.ranks[local].step_ns.fetch_add(stepping.elapsed().as_nanos() as u64, Relaxed);
+        let exchanged = weights_waited + replica.exposed()?;
 
         stats.enter(local, Stage::Agree);
         let (gradients, grad_norm) = replica.clip()?;
+        let agreeing = Instant::now();
         let agreed = agree(shared, comm, seen, grad_norm, samples)?;
+        stats.ranks[local].all_reduce.add(exchanged + agreeing.elapsed());
         stats.enter(local, Stage::Update);
         let (lr, weight_decay) = match &agreed.odd {
             None => {
@@ -128,25 +130,29 @@ pub(super) fn train(
         };
         drop(gradients);
         step += 1;
+        let took = begun.elapsed();
+        stats.ranks[local].step.add(took);
         if local == 0 {
             stats.loss_scale.set(replica.scaler().map_or(1.0, |scaler| scaler.scale));
             let update = Update { lr, weight_decay, grad_norm };
-            let took = begun.elapsed();
             tell(shared, step, epoch, &agreed, update, waited, took);
             if let Some(reporter) = &mut reporter {
                 reporter.step(shared, step, &numbers(&agreed, update, stats.loss_scale.get()), waited, took);
             }
         }
 
-        let over = step >= plan.steps || agreed.stop;
+        let mut over = step >= plan.steps || agreed.stop;
+        let mut save = |reporter: &Option<Reporter>, replica: &Replica| {
+            // Rank 0 has both.
+            let (Some(saver), Some(reporter)) = (&mut saver, reporter) else { return Ok(()) };
+            stats.enter(local, Stage::Checkpoint);
+            saver.save(shared, replica, Standing { step, metrics, epoch_sums: reporter.sums() })
+        };
         save_due |= agreed.checkpoint || plan.saves_after(step);
         // Weights in doubt are saved only if there is no other time for it.
-        if let (Some(saver), Some(reporter)) = (&mut saver, &reporter)
-            && (over || save_due && !streak.runs())
-        {
-            stats.enter(local, Stage::Checkpoint);
+        if over || save_due && !streak.runs() {
             save_due = false;
-            saver.save(shared, &replica, Standing { step, metrics, epoch_sums: reporter.sums() })?;
+            save(&reporter, &replica)?;
         }
         if agreed.grown && exchange.is_none() {
             exchange = Some(shared.supply.exchange_at(plan, step));
@@ -155,16 +161,25 @@ pub(super) fn train(
             stats.enter(local, Stage::Step);
             due.take(&replica, step);
         }
+        while agreed.pause && !over {
+            if stats.stage(local).0 != Stage::Paused {
+                stats.enter(local, Stage::Paused);
+            }
+            let wish = rest(shared, comm)?;
+            over = wish.stop;
+            if wish.stop || wish.checkpoint {
+                save(&reporter, &replica)?;
+            }
+            if !wish.pause {
+                break;
+            }
+        }
         if over {
             let checkpoint = saver.map_or(Ok(None), |saver| saver.finish(shared))?;
             if let Some(pictures) = pictures {
                 pictures.finish();
             }
             return Ok(End { step, checkpoint });
-        }
-        if agreed.pause {
-            stats.enter(local, Stage::Paused);
-            while paused(shared, comm)? {}
         }
     }
 }
@@ -192,7 +207,8 @@ fn take(
     let batch = batches.next().map_err(|error| TrainError::Data(Box::new(error)))?;
     let waited = begun.elapsed();
     let local = (comm.rank - plan.world.first) as usize;
-    stats.ranks[local].data_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
+    stats.ranks[local].data_wait.add(waited);
+    stats.ranks[local].batches.fetch_add(1, Relaxed);
     check(&batch, step)?;
     if step == shared.first_step {
         first_batch(shared, comm, &batch);
@@ -268,11 +284,20 @@ fn agree(
     })
 }
 
-/// Naps once; whether to nap again. Ranks keep step, so none of them times out.
-fn paused(shared: &Shared<'_>, comm: &Comm) -> Result<bool, TrainError> {
+/// What is asked of ranks that stand still.
+struct Wish {
+    pause: bool,
+    stop: bool,
+    checkpoint: bool,
+}
+
+/// Naps once and asks what comes next. Ranks keep step, so none of them times out.
+fn rest(shared: &Shared<'_>, comm: &Comm) -> Result<Wish, TrainError> {
     std::thread::sleep(NAP);
-    let wanted = shared.control.pause_wanted() && !shared.control.stop_wanted();
-    Ok(comm.sum(&[f64::from(u8::from(wanted))])?[0] > 0.0)
+    let control = shared.control;
+    let wishes = [control.pause_wanted(), control.stop_wanted(), control.take_checkpoint()];
+    let sums = comm.sum(&wishes.map(|wish| f64::from(u8::from(wish))))?;
+    Ok(Wish { pause: sums[0] > 0.0, stop: sums[1] > 0.0, checkpoint: sums[2] > 0.0 })
 }
 
 /// Puts a step into the numbers and, where this process leads, into the log.
