@@ -217,7 +217,7 @@ const GREY: (u8, u8) = (128, 104);
 /// The view with its hidden patches in grey.
 ///
 /// # Shapes
-/// `view` [S, S, 3]; `mask` [N], row-major over `grid`, which tiles it
+/// `view` `[S, S, 3]`; `mask` `[N]`, row-major over `grid`, which tiles it
 fn hidden(view: &RgbImage, mask: &[u8], grid: PatchGrid) -> RgbImage {
     let (height, width) = (view.height / grid.rows, view.width / grid.cols);
     let mut masked = view.clone();
