@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A model so small that a step takes milliseconds.
-const TINY: [&str; 14] = [
+pub(crate) const TINY: [&str; 14] = [
     "--recipe",
     "pretrain-tiny-cpu",
     "--set",

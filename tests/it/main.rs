@@ -7,6 +7,7 @@
 mod architecture;
 mod build;
 mod daemon;
+mod deploy;
 mod faults;
 mod house;
 mod integrity;
