@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint doc loom miri fuzz nccl parity clean-demo
+.PHONY: help setup tools build demo observe test validate lint doc loom miri fuzz nccl parity clean-demo
 
 help: ## what can be typed here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -11,14 +11,23 @@ help: ## what can be typed here
 setup: ## fetch libtorch into .deps/ and the build tools
 	@scripts/setup.sh
 
+tools: ## promtool, a browser, shellcheck and node from Debian, npm packages in .deps/: for test, validate and observe
+	@scripts/tools.sh
+
 build: setup ## set-up and the release binaries, in target/release/
 	cargo build --release --locked --workspace --bins
 
 demo: build ## pack the demo photos, train a tiny BEiT on them, stop, resume: under two minutes once built
 	@scripts/demo.sh
 
-test: build ## the whole test suite
+observe: build tools ## a demo run with Prometheus beside it, and how to import the dashboards; Ctrl-C ends both
+	@scripts/observe.sh
+
+test: build ## the whole test suite; installs what `make tools` does, if it can
 	@scripts/test.sh
+
+validate: tools ## shellcheck, promtool and tsc over scripts, Prometheus' files and Grafana's dashboards
+	@scripts/validate.sh
 
 lint: setup ## rustfmt and clippy, as CI runs them
 	cargo fmt --all --check

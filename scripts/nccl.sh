@@ -59,7 +59,7 @@ for folder in "${folders[@]}"; do
 done
 includes+=(-idirafter trainer/torch/csrc/cuda_stub)
 
-libraries=(-L"$torch/lib" -Wl,-rpath,"$(cd "$torch/lib" && pwd)" -Wl,--no-as-needed -ltorch_cpu -lc10 -Wl,--allow-shlib-undefined)
+libraries=(-L"$torch/lib" "-Wl,-rpath,$(cd "$torch/lib" && pwd)" "-Wl,--no-as-needed" -ltorch_cpu -lc10 "-Wl,--allow-shlib-undefined")
 if [ -f "$torch/lib/libtorch_cuda.so" ]; then
   libraries+=(-ltorch_cuda -lc10_cuda)
 else

@@ -1,16 +1,16 @@
 //! The notice board: what the supervisor knows, read by every door (page, API, metrics, status, progress line).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::feed::{EVENTS, Feed, Kind};
+use crate::history::History;
 use crate::metrics::Metrics;
 use crate::wire::{Planned, Sample};
-
-/// Events kept for the page.
-const EVENTS: usize = 50;
 
 /// Speed is taken over this stretch: long enough to be calm, short enough to show a stall.
 const SPEED_WINDOW: Duration = Duration::from_secs(20);
@@ -18,8 +18,8 @@ const SPEED_WINDOW: Duration = Duration::from_secs(20);
 /// Readiness allows a step this many times the mean step's time...
 const READY_STEPS: f64 = 20.0;
 
-/// ... but never less than this.
-const READY_SECONDS: f64 = 60.0;
+/// ... but, unless [`Board::stalls_after`] says so, never less than this.
+pub const READY_SECONDS: u64 = 60;
 
 /// What the supervisor is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,8 +105,11 @@ pub struct Facts {
     pub started_at: f64,
     /// The plan, once the worker has made it.
     pub plan: Option<Planned>,
-    /// The worker's last report.
+    /// The worker's last report. How long a rank is at its stage goes on growing while the worker is silent.
     pub last: Sample,
+    /// When that came, seconds since 1970; a living worker reports several times a second.
+    #[serde(default)]
+    pub reported_at: Option<f64>,
     /// Samples per second over the last stretch of training.
     pub samples_per_second: f64,
     /// Seconds until the last step at that speed; `None` while it is not known.
@@ -119,52 +122,131 @@ pub struct Facts {
     pub events: VecDeque<Event>,
 }
 
+/// The board as the API shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown {
+    /// Everything on it.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// Whether training makes progress, as `/readyz` says.
+    pub ready: bool,
+    /// The sentence that says so or why not.
+    pub readiness: String,
+}
+
 /// The board. Writers hold its lock for microseconds, and training never waits for it: the worker is another process.
 #[derive(Debug)]
 pub struct Board {
     facts: Mutex<Facts>,
     speed: Mutex<Speed>,
+    changes: AtomicU64,
+    least_seconds: f64,
     /// The same facts as Prometheus wants them.
     pub metrics: Metrics,
+    /// What happens, for those who watch.
+    pub feed: Arc<Feed>,
+    /// The course of the run.
+    pub history: History,
 }
 
 impl Board {
     /// A board that shows a supervisor about to start its first worker.
     pub fn new(facts: Facts, metrics: Metrics) -> Board {
+        metrics.set_run(&facts.run, &facts.recipe, &facts.device);
         metrics.set_state(facts.state);
-        Board { facts: Mutex::new(facts), speed: Mutex::new(Speed::default()), metrics }
+        Board {
+            facts: Mutex::new(facts),
+            speed: Mutex::new(Speed::default()),
+            changes: AtomicU64::new(1),
+            least_seconds: READY_SECONDS as f64,
+            metrics,
+            feed: Arc::default(),
+            history: History::default(),
+        }
     }
 
-    /// A copy of everything.
+    /// The same board, with what the screen shows in its feed.
+    pub fn hearing(self, feed: Arc<Feed>) -> Board {
+        Board { feed, ..self }
+    }
+
+    /// The same board, going on with this history.
+    pub fn remembering(self, history: History) -> Board {
+        Board { history, ..self }
+    }
+
+    /// The same board, which calls a run stalled after this long without a step, or twenty mean steps if that is more.
+    pub fn stalls_after(self, least: Duration) -> Board {
+        Board { least_seconds: least.as_secs_f64(), ..self }
+    }
+
+    /// A copy of everything, as it is now.
     pub fn facts(&self) -> Facts {
-        self.lock().clone()
+        let mut facts = self.lock().clone();
+        let silence = match (facts.worker_pid, facts.reported_at) {
+            (Some(_), Some(at)) => (now() - at).max(0.0),
+            _ => 0.0,
+        };
+        for rank in &mut facts.last.ranks {
+            rank.stage_seconds += silence;
+        }
+        facts
+    }
+
+    /// A copy of everything, and whether training makes progress.
+    pub fn shown(&self) -> Shown {
+        let (ready, readiness) = self.ready();
+        Shown { facts: self.facts(), ready, readiness }
+    }
+
+    /// A number that is another one whenever the board has changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
     }
 
     /// The supervisor does something else now.
     pub fn set_state(&self, state: State) {
-        self.lock().state = state;
+        let mut facts = self.change();
+        facts.state = state;
         self.metrics.set_state(state);
+        if matches!(state, State::Finished | State::Stopped | State::Failed) {
+            let last = facts.last.clone();
+            drop(facts);
+            self.note(&last, f64::NAN, true);
+        }
     }
 
     /// Adds a sentence to the events.
     pub fn tell(&self, text: impl Into<String>) {
-        let mut facts = self.lock();
+        let event = Event { at: now(), text: text.into() };
+        if let Ok(json) = serde_json::to_string(&event) {
+            self.feed.add(Kind::Event, json.into());
+        }
+        let mut facts = self.change();
         if facts.events.len() == EVENTS {
             facts.events.pop_front();
         }
-        facts.events.push_back(Event { at: now(), text: text.into() });
+        facts.events.push_back(event);
     }
 
     /// A worker was started; its counts start at 0.
     pub fn worker_started(&self, pid: u32) {
-        self.lock().worker_pid = Some(pid);
+        let mut facts = self.change();
+        facts.worker_pid = Some(pid);
+        facts.reported_at = None;
+        self.metrics.worker_started(pid);
+        drop(facts);
         *self.speed_lock() = Speed::default();
-        self.metrics.worker_started();
+    }
+
+    /// The worker trains, from this step on; what came after it comes again.
+    pub fn resumed(&self, step: u64) {
+        self.history.go_back_to(step);
     }
 
     /// The worker is gone; `restart` names the cause when another one will be started.
     pub fn worker_gone(&self, error: Option<&str>, restart: Option<&'static str>) {
-        let mut facts = self.lock();
+        let mut facts = self.change();
         facts.worker_pid = None;
         facts.samples_per_second = 0.0;
         facts.eta_seconds = None;
@@ -175,19 +257,20 @@ impl Board {
             *facts.restarts.entry(cause.to_owned()).or_default() += 1;
             self.metrics.restarted(cause);
         }
-        self.metrics.worker_gone();
+        self.metrics.worker_gone(restart.is_some());
     }
 
     /// The worker has a plan.
     pub fn planned(&self, plan: Planned) {
+        let mut facts = self.change();
         self.metrics.planned(&plan);
-        self.lock().plan = Some(plan);
+        facts.plan = Some(plan);
     }
 
     /// The worker reports.
     pub fn sample(&self, sample: Sample) {
         let rate = self.speed_lock().add(Instant::now(), sample.samples);
-        let mut facts = self.lock();
+        let mut facts = self.change();
         facts.samples_per_second = rate;
         facts.eta_seconds = facts
             .plan
@@ -195,7 +278,19 @@ impl Board {
             .filter(|_| rate > 0.0)
             .map(|plan| plan.steps.saturating_sub(sample.step) as f64 * plan.global_batch as f64 / rate);
         self.metrics.sample(&sample, rate, facts.eta_seconds);
-        facts.last = sample;
+        facts.reported_at = Some(now());
+        facts.last = sample.clone().without_times();
+        drop(facts);
+        self.note(&sample, rate, false);
+    }
+
+    /// Adds to the history what is far enough from its last point, or `anyway`.
+    fn note(&self, sample: &Sample, samples_per_second: f64, anyway: bool) {
+        if let Some(point) = self.history.add(sample, samples_per_second, anyway)
+            && let Ok(json) = serde_json::to_string(&point)
+        {
+            self.feed.add(Kind::Point, json.into());
+        }
     }
 
     /// Whether training makes progress, and the sentence that says so or why not.
@@ -214,10 +309,17 @@ impl Board {
             }
             _ => 0.0,
         };
-        let limit = (step_seconds * READY_STEPS).max(READY_SECONDS);
+        let limit = (step_seconds * READY_STEPS).max(self.least_seconds);
         let ready = age <= limit;
         let verb = if ready { "training" } else { "stalled" };
         (ready, format!("{verb}: step {} ended {age:.1} s ago, the limit is {limit:.0} s", facts.last.step))
+    }
+
+    /// Locks the facts to change them. Counted under the lock: whoever sees the new number waits for the new facts.
+    fn change(&self) -> MutexGuard<'_, Facts> {
+        let facts = self.lock();
+        self.changes.fetch_add(1, Relaxed);
+        facts
     }
 
     fn lock(&self) -> MutexGuard<'_, Facts> {
@@ -271,6 +373,7 @@ pub(crate) mod tests {
             started_at: now(),
             plan: None,
             last: Sample::default(),
+            reported_at: None,
             samples_per_second: 0.0,
             eta_seconds: None,
             restarts: BTreeMap::new(),

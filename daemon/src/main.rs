@@ -21,6 +21,8 @@ mod wire;
 mod worker;
 
 mod board;
+mod feed;
+mod history;
 mod http;
 mod logfile;
 mod metrics;

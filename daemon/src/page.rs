@@ -1,157 +1,159 @@
-//! The page at `/`: state, numbers and plan, in plain HTML that renews itself. No script, no foreign request.
+//! The page at `/` and what it is made of: files of `daemon/assets`, embedded in the binary and served as they are.
+//!
+//! The page is for those without Grafana. It has no build step: plain HTML, CSS and ES modules, and one vendored chart
+//! library (`daemon/assets/vendor/README.md`). What it shows it asks of the API as any client would; `docs/page.md` says
+//! what each part means.
 
-use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::board::{Facts, State, now};
-use crate::screen::duration;
+use axum::Router;
+use axum::extract::Path;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 
-/// The page's style, served beside it so that the content policy can forbid everything inline.
-pub const STYLE: &str = include_str!("style.css");
+/// What the page may load: its own files and the API, nothing inline and nothing of strangers.
+pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                          base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Seconds between two looks while the run is alive.
-const REFRESH: u32 = 3;
-
-/// Renders the board; `readiness` is its sentence about progress.
-pub fn render(facts: &Facts, readiness: &str) -> String {
-    let mut page = String::with_capacity(8 << 10);
-    let last = &facts.last;
-    let steps = facts.plan.as_ref().map_or(0, |plan| plan.steps);
-    let mut put = |text: &str| page.push_str(text);
-    put("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
-    put("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
-    if !matches!(facts.state, State::Finished | State::Stopped | State::Failed) {
-        put(&format!("<meta http-equiv=\"refresh\" content=\"{REFRESH}\">"));
-    }
-    put(&format!("<title>{} {} · beit</title>", escape(&facts.recipe), facts.state.word()));
-    put("<link rel=\"stylesheet\" href=\"/style.css\"></head><body><main>\n");
-    put(&format!("<h1>{} <span class=\"state\">{}</span></h1>\n", escape(&facts.recipe), facts.state.word()));
-    put(&format!("<p>{}</p>\n", escape(readiness)));
-    if let Some(error) = &facts.error {
-        put(&format!("<p class=\"error\" role=\"alert\">{}</p>\n", escape(error)));
-    }
-    put(&format!(
-        "<label>step {} of {steps} <progress max=\"{}\" value=\"{}\"></progress></label>\n",
-        last.step,
-        steps.max(1),
-        last.step.min(steps)
-    ));
-    put("<section class=\"numbers\" aria-label=\"Numbers\">\n");
-    for (name, value) in numbers(facts) {
-        put(&format!("<div>{name}<b>{}</b></div>\n", escape(&value)));
-    }
-    put(
-        "</section>\n<h2>Ranks</h2>\n<table><tr><th>rank</th><th>waited for data</th><th>batches ready</th><th>doing</th></tr>\n",
-    );
-    for rank in &last.ranks {
-        put(&format!(
-            "<tr><td>{}</td><td>{:.1} s</td><td>{}</td><td>{} for {:.1} s</td></tr>\n",
-            rank.rank,
-            rank.data_wait_seconds,
-            rank.queue_depth,
-            escape(&rank.stage),
-            rank.stage_seconds
-        ));
-    }
-    put("</table>\n");
-    if let Some(plan) = &facts.plan {
-        put(&format!("<h2>Plan</h2>\n<pre>{}</pre>\n", escape(&plan.text)));
-    }
-    put("<h2>Events</h2>\n<table>\n");
-    for event in facts.events.iter().rev().take(15) {
-        put(&format!(
-            "<tr><td>{} ago</td><td>{}</td></tr>\n",
-            duration(now() - event.at),
-            escape(&event.text)
-        ));
-    }
-    put("</table>\n<p><a href=\"/metrics\">/metrics</a> · <a href=\"/api/v1/run\">/api/v1/run</a> · ");
-    put("<a href=\"/healthz\">/healthz</a> · <a href=\"/readyz\">/readyz</a></p>\n");
-    let up = duration(now() - facts.started_at);
-    let _ = write!(
-        page,
-        "<p>run directory {} · shards {} · {} · beit-daemon {} · up {up}</p>\n</main></body></html>\n",
-        escape(&facts.run),
-        escape(&facts.shards),
-        escape(&facts.device),
-        escape(&facts.version)
-    );
-    page
+/// One embedded file.
+#[derive(Debug)]
+struct Asset {
+    name: &'static str,
+    kind: &'static str,
+    bytes: &'static [u8],
 }
 
-fn numbers(facts: &Facts) -> Vec<(&'static str, String)> {
-    let last = &facts.last;
-    let trained = last.last_step_at.is_some();
-    let number = |text: String| if trained { text } else { "–".to_owned() };
-    let checkpoint = match (last.checkpoint.step, last.checkpoint.at) {
-        (Some(step), Some(at)) => format!("step {step}, {} ago", duration(now() - at)),
-        _ => "none yet".to_owned(),
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// Names a file of `daemon/assets`.
+macro_rules! asset {
+    ($name:literal, $path:literal, $kind:expr) => {
+        Asset { name: $name, kind: $kind, bytes: include_bytes!(concat!("../assets/", $path)) }
     };
-    let restarts: u64 = facts.restarts.values().sum();
-    vec![
-        ("loss", number(format!("{:.4}", last.loss))),
-        ("masked accuracy", number(format!("{:.2} %", 100.0 * last.mlm_acc))),
-        ("samples/s", number(format!("{:.0}", facts.samples_per_second))),
-        ("time left", facts.eta_seconds.map_or_else(|| "–".to_owned(), duration)),
-        ("epoch", number(last.epoch.to_string())),
-        ("learning rate", number(format!("{:.2e}", last.lr))),
-        ("gradient norm", number(format!("{:.3}", last.grad_norm))),
-        ("checkpoint", checkpoint),
-        ("corrupt samples", last.loader.corrupt.values().sum::<u64>().to_string()),
-        ("restarts", restarts.to_string()),
-    ]
 }
 
-/// Text as HTML shows it, inside elements and quoted attributes.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for each in text.chars() {
-        match each {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
-        }
+const HOME: Asset = asset!("", "index.html", HTML);
+
+const ASSETS: [Asset; 12] = [
+    asset!("page.css", "page.css", CSS),
+    asset!("page.js", "page.js", SCRIPT),
+    asset!("words.js", "words.js", SCRIPT),
+    asset!("feed.js", "feed.js", SCRIPT),
+    asset!("show.js", "show.js", SCRIPT),
+    asset!("curves.js", "curves.js", SCRIPT),
+    asset!("pictures.js", "pictures.js", SCRIPT),
+    asset!("control.js", "control.js", SCRIPT),
+    asset!("log.js", "log.js", SCRIPT),
+    asset!("icon.svg", "icon.svg", "image/svg+xml"),
+    asset!("uplot.js", "vendor/uPlot.iife.min.js", SCRIPT),
+    asset!("uplot.css", "vendor/uPlot.min.css", CSS),
+];
+
+/// `/` and `/assets/…`, for a router of any state.
+pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
+        .route("/", get(|headers: HeaderMap| async move { HOME.answer(&headers) }))
+        .route("/assets/{name}", get(asset))
+}
+
+async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    match ASSETS.iter().find(|asset| asset.name == name) {
+        Some(asset) => asset.answer(&headers),
+        None => (StatusCode::NOT_FOUND, "no such file; the page is at /\n").into_response(),
     }
-    safe
+}
+
+impl Asset {
+    /// The file, or 304 to a browser that has it. Browsers keep it but ask each time: a new binary shows at once.
+    fn answer(&self, headers: &HeaderMap) -> Response {
+        let tag = self.tag();
+        let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+        let known = known.is_some_and(|tags| tags.split(',').any(|each| each.trim() == tag));
+        let mut response = match known {
+            true => StatusCode::NOT_MODIFIED.into_response(),
+            false => ([(header::CONTENT_TYPE, self.kind)], self.bytes).into_response(),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if let Ok(tag) = HeaderValue::from_str(&tag) {
+            headers.insert(header::ETAG, tag);
+        }
+        response
+    }
+
+    /// Names the content; equal in every process of one binary.
+    fn tag(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.bytes.hash(&mut hasher);
+        format!("\"{:016x}\"", hasher.finish())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Planned;
 
-    #[test]
-    fn whatever_a_path_or_an_error_holds_stays_text() {
-        let hostile = "<script>alert('x')</script>\"&";
-        let board = crate::board::tests::board();
-        board.tell(hostile);
-        board.planned(Planned { text: hostile.into(), ..Planned::default() });
-        let mut facts = board.facts();
-        for field in [&mut facts.run, &mut facts.recipe, &mut facts.shards] {
-            *field = hostile.to_owned();
-        }
-        facts.error = Some(hostile.to_owned());
-        let page = render(&facts, hostile);
-        assert!(!page.contains("<script"), "{page}");
-        assert!(
-            page.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count() >= 6,
-            "{page}"
-        );
+    fn text(asset: &Asset) -> &'static str {
+        std::str::from_utf8(asset.bytes).unwrap()
+    }
+
+    /// The parts of `text` between `open` and the next `"`.
+    fn quoted<'a>(text: &'a str, open: &str) -> Vec<&'a str> {
+        text.split(open).skip(1).filter_map(|rest| rest.split('"').next()).collect()
     }
 
     #[test]
-    fn the_page_asks_nothing_of_strangers_and_rests_when_the_run_is_over() {
-        let board = crate::board::tests::board();
-        let page = render(&board.facts(), "");
-        assert!(
-            !page.contains("http://") && !page.contains("https://") && !page.contains("style="),
-            "{page}"
+    fn every_file_the_page_names_is_served_and_every_served_file_is_named() {
+        let mut named: Vec<&str> = quoted(text(&HOME), "\"assets/");
+        for script in ASSETS.iter().filter(|asset| asset.kind == SCRIPT) {
+            named.extend(quoted(text(script), "from \"./"));
+        }
+        named.sort_unstable();
+        named.dedup();
+        let mut served: Vec<&str> = ASSETS.iter().map(|asset| asset.name).collect();
+        served.sort_unstable();
+        assert_eq!(named, served);
+    }
+
+    #[test]
+    fn the_page_asks_nothing_of_strangers_and_has_nothing_inline() {
+        for asset in ASSETS.iter().chain([&HOME]).filter(|asset| !asset.name.starts_with("uplot")) {
+            let text = text(asset).replace("http://www.w3.org/2000/svg", "");
+            for word in [
+                "http://",
+                "https://",
+                "//cdn",
+                "style=\"",
+                "<style",
+                "onclick=",
+                "onload=",
+                "javascript:",
+                "data:",
+            ] {
+                assert!(!text.contains(word), "{}: {word}", asset.name);
+            }
+            for word in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"]
+            {
+                assert!(!text.contains(word), "{}: {word} makes markup or code of data", asset.name);
+            }
+        }
+        assert_eq!(text(&HOME).matches("<script").count(), text(&HOME).matches("<script src=").count());
+    }
+
+    #[test]
+    fn a_browser_that_has_a_file_is_told_so() {
+        let first = HOME.answer(&HeaderMap::new());
+        assert_eq!(
+            (first.status(), &first.headers()[header::CACHE_CONTROL]),
+            (StatusCode::OK, &"no-cache".parse().unwrap())
         );
-        assert!(page.contains("http-equiv=\"refresh\""));
-        board.set_state(State::Finished);
-        assert!(!render(&board.facts(), "").contains("http-equiv=\"refresh\""));
-        assert!(!STYLE.contains("url(") && !STYLE.contains("@import"));
+        let mut again = HeaderMap::new();
+        again.insert(header::IF_NONE_MATCH, format!("\"x\", {}", HOME.tag()).parse().unwrap());
+        assert_eq!(HOME.answer(&again).status(), StatusCode::NOT_MODIFIED);
+        assert_ne!(HOME.tag(), ASSETS[0].tag());
     }
 }

@@ -5,6 +5,7 @@
 //! daemon.json    pid, address and state, for `status` and `stop`; believed only while the lock is held
 //! daemon.token   bearer token of this supervisor, mode 0600
 //! daemon.log     what it and its worker said     daemon.pid   its pid, for init systems; gone once it has ended
+//! history.jsonl  the course of the run           pictures/    what the model makes of a few samples
 //! checkpoints/   the trainer's
 //! ```
 //! A kill -9 leaves stale files but no lock, so the next start just works.
@@ -70,6 +71,16 @@ impl RunDir {
     /// What the daemon and its worker say.
     pub fn log_path(&self) -> PathBuf {
         self.path.join("daemon.log")
+    }
+
+    /// Where the course of the run is kept.
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history.jsonl")
+    }
+
+    /// Where the pictures of the fixed samples are.
+    pub fn pictures(&self) -> PathBuf {
+        self.path.join("pictures")
     }
 
     /// Where the trainer saves.

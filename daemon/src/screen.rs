@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::board::Facts;
+use crate::feed::Feed;
 use crate::logfile::LogFile;
 
 /// Without a terminal, progress is a log line this often.
@@ -23,6 +24,8 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Screen {
     bar: ProgressBar,
+    /// What is printed is heard here too.
+    pub feed: Arc<Feed>,
     kept: Arc<OnceLock<Kept>>,
     filter: Arc<OnceLock<reload::Handle<EnvFilter, Registry>>>,
 }
@@ -45,7 +48,7 @@ impl Screen {
     /// A screen whose live line is not there yet.
     pub fn new() -> Screen {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Screen { bar, kept: Arc::default(), filter: Arc::default() }
+        Screen { bar, feed: Arc::default(), kept: Arc::default(), filter: Arc::default() }
     }
 
     /// Sends the log to this screen; `RUST_LOG` chooses what is logged, by default `info` and above.
@@ -101,6 +104,7 @@ impl Screen {
 
     /// Keeps text that a person has seen elsewhere.
     pub fn record(&self, text: &str) {
+        self.feed.log(text.trim_end());
         if let Some(kept) = self.kept.get() {
             kept.log.write(text);
         }

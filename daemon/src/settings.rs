@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use beit_trainer::device::{Device, cores, gpu_nodes};
@@ -14,6 +15,7 @@ use beit_trainer::recipe::{EMBEDDED, Recipe};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::board::READY_SECONDS;
 use crate::discover;
 use crate::live::{Live, LiveArgs, LiveSource};
 use crate::rundir::RunDir;
@@ -77,9 +79,15 @@ pub struct StartArgs {
     /// Unreadable samples that are replaced before the run gives up, as --set max_corrupt_samples=N
     #[arg(long, value_name = "N")]
     pub max_corrupt: Option<u64>,
+<<<<<<< HEAD
     /// Exit status of a run that was stopped and saved with steps left to do; 75 tells a job queue to start it again
     #[arg(long, value_name = "STATUS", default_value_t = 0)]
     pub stopped_status: u8,
+=======
+    /// Without a step for this long, or for twenty mean steps if that is longer, /readyz says `stalled`
+    #[arg(long, value_name = "SECONDS", default_value_t = READY_SECONDS)]
+    pub stall_after: u64,
+>>>>>>> main
     /// Settings file: --log, --stop-timeout, --hang-timeout, --start-timeout and --restarts as keys with _ for -; SIGHUP has
     /// it read again
     #[arg(long, value_name = "FILE")]
@@ -136,6 +144,8 @@ pub struct Settings {
     pub run: RunDir,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// How long a run may do no step and still count as making progress.
+    pub stall_after: Duration,
     /// What may change while it goes on.
     pub live: Live,
     /// Where that is written.
@@ -209,7 +219,8 @@ impl Settings {
             resume_anyway: args.resume_anyway,
         };
         job.ask()?;
-        Ok(Settings { job, run: RunDir::new(run), listen: args.listen, live, source })
+        let stall_after = Duration::from_secs(args.stall_after);
+        Ok(Settings { job, run: RunDir::new(run), listen: args.listen, stall_after, live, source })
     }
 }
 

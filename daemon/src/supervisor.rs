@@ -407,6 +407,7 @@ impl Supervisor {
         };
         info!("Training, {text}.");
         self.board.tell(text);
+        self.board.resumed(resumed_step.unwrap_or(0));
         if self.asked.stop.is_none() {
             self.enter(State::Running);
         }

@@ -22,10 +22,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result};
+use beit_trainer::device::Device;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::board::{Board, Facts, State, now};
 use crate::exit::NOT_SAVED;
+use crate::history::History;
 use crate::http;
 use crate::logfile::LogFile;
 use crate::metrics::Metrics;
@@ -62,11 +64,18 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
         unsaved_steps: None,
     };
     settings.run.put_notice(&notice)?;
-    let board = Arc::new(Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?));
+    let board = Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?)
+        .hearing(screen.feed.clone())
+        .remembering(History::open(settings.run.history()))
+        .stalls_after(settings.stall_after);
+    if settings.job.device == Device::Cuda {
+        board.metrics.watch_gpus();
+    }
+    let board = Arc::new(board);
 
     let (sender, events) = channel();
     listen_for_signals(sender.clone())?;
-    http::serve(listener, board.clone(), token, sender.clone())?;
+    http::serve(listener, board.clone(), &settings.run, token, sender.clone())?;
     writeln!(std::io::stdout(), "listening on http://{address}").context("writing to stdout")?;
     if !address.ip().is_loopback() {
         tracing::warn!("Listening on {address}: whoever reaches it can read this run's numbers and paths.");
@@ -134,6 +143,7 @@ fn facts(settings: &Settings, notice: &Notice) -> Facts {
         started_at: now(),
         plan: None,
         last: Sample::default(),
+        reported_at: None,
         samples_per_second: 0.0,
         eta_seconds: None,
         restarts: BTreeMap::new(),

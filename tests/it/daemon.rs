@@ -186,7 +186,7 @@ fn a_run_is_scraped_stopped_by_sigterm_and_resumed() {
     assert!(daemon.metric("beit_loader_cpu_seconds_total") > 0.0);
     assert_eq!(daemon.metric("beit_loader_corrupt_samples_total{reason=\"checksum\"}"), 0.0);
     for rank in ["0", "1"] {
-        assert!(daemon.metric(&format!("beit_trainer_data_wait_seconds_total{{rank=\"{rank}\"}}")) >= 0.0);
+        assert!(daemon.metric(&format!("beit_trainer_data_wait_seconds_sum{{rank=\"{rank}\"}}")) >= 0.0);
     }
     let page = daemon.ask("GET /");
     assert!(page.contains("pretrain-tiny-cpu") && page.contains("running"), "{page}");

@@ -63,3 +63,24 @@ pub fn last_json(stdout: &str) -> serde_json::Value {
 pub fn demo_photos() -> PathBuf {
     root().join("demo-photos")
 }
+
+/// A program of `scripts/tools.sh` (promtool, prometheus, chromium, chromedriver, node, shellcheck).
+#[track_caller]
+pub fn tool(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file()).unwrap_or_else(
+        || panic!("{name} is not installed: `make tools` gets it; BEIT_WITHOUT_TOOLS=1 make test leaves this out"),
+    )
+}
+
+/// A file of an npm package that `scripts/tools.sh` has installed, such as `axe-core/axe.min.js`.
+#[track_caller]
+pub fn npm(file: &str) -> PathBuf {
+    let path = root().join(".deps/npm/node_modules").join(file);
+    assert!(
+        path.exists(),
+        "{} is missing: `make tools` gets it; BEIT_WITHOUT_TOOLS=1 make test leaves this out",
+        path.display()
+    );
+    path
+}

@@ -18,6 +18,7 @@ Examples:
   beit-train plan --shards photos.shards --recipe pretrain-base-22k
   beit-train evaluate --run runs/pretrain-tiny-cpu --shards held-out.shards --shuffle-pixels --json
   beit-train batches --shards photos.shards --recipe pretrain-tiny-cpu --ranks 2 --to 3 --out batches
+  beit-train audit runs/pretrain-tiny-cpu
   beit-train recipes --keys
   beit-train import beit_base_patch16_224_pt22k.pth base
   beit-train export runs/pretrain-tiny-cpu --to transformers exported
@@ -90,6 +91,18 @@ pub enum Command {
         /// Also measure with another image's pixels under the same masks and targets.
         #[arg(long)]
         shuffle_pixels: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prove that a run has seen every sample of every epoch once, whatever happened to it: goes through its order again and
+    /// compares with its log. Exits with 1 if it has not.
+    Audit {
+        /// A run directory; it is audited up to its newest checkpoint.
+        run: PathBuf,
+        /// Its shards, if they have moved.
+        #[arg(long)]
+        shards: Option<PathBuf>,
         /// As JSON.
         #[arg(long)]
         json: bool,

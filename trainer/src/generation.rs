@@ -106,6 +106,12 @@ impl Generations {
         of.position + (position - of.position).div_ceil(of.samples) * of.samples
     }
 
+    /// Samples of an epoch.
+    pub fn samples_in(&self, epoch: u64) -> u64 {
+        let found = self.0.iter().rev().find(|generation| generation.epoch <= epoch);
+        found.unwrap_or_else(|| self.newest()).samples
+    }
+
     fn at(&self, position: u64) -> &Generation {
         let found = self.0.iter().rev().find(|generation| generation.position <= position);
         found.unwrap_or_else(|| self.newest())

@@ -8,6 +8,7 @@ pub mod plan;
 pub mod ranks;
 pub mod recipe;
 
+pub mod audit;
 pub mod batches;
 pub mod checkpoint;
 pub mod control;

@@ -1,22 +1,31 @@
 //! `log.jsonl` of a run: one line per step, and one for each event.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
 use crate::error::{TrainError, io};
 use crate::stats::unix_ms;
 
+/// Lines that wait for room on the disk take no more memory than this; later ones are lost.
+const WAITING_BYTES: usize = 8 << 20;
+
 /// Lines are appended, also after a restart: the newest line of a step counts.
 #[derive(Debug)]
 pub(crate) struct Log {
-    file: Option<Mutex<File>>,
-    /// Whether the newest line was lost: the first of many is told, not each.
-    losing: AtomicBool,
+    lines: Option<Mutex<Lines>>,
+}
+
+#[derive(Debug)]
+struct Lines {
+    file: File,
+    /// What could not be written yet.
+    waiting: Vec<u8>,
+    /// Whether the file could not be written last time: the first failure of many is told, not each.
+    failing: bool,
 }
 
 impl Log {
@@ -26,33 +35,22 @@ impl Log {
     /// It can't be opened.
     pub(crate) fn open(run: &Path) -> Result<Log, TrainError> {
         let path = run.join("log.jsonl");
-        let mut file =
+        let file =
             File::options().create(true).append(true).read(true).open(&path).map_err(io("opening", &path))?;
         // A killed trainer may have left half a line.
-        if !ends_with_newline(&path) {
-            file.write_all(b"\n").map_err(io("writing", &path))?;
-        }
-        Ok(Log { file: Some(Mutex::new(file)), losing: AtomicBool::new(false) })
+        let waiting = if ends_with_newline(&path) { Vec::new() } else { b"\n".to_vec() };
+        Ok(Log { lines: Some(Mutex::new(Lines { file, waiting, failing: false })) })
     }
 
     /// A log that keeps nothing, for processes that do not lead.
     pub(crate) fn none() -> Log {
-        Log { file: None, losing: AtomicBool::new(false) }
+        Log { lines: None }
     }
 
-    /// Appends one object; a full disk costs the line, not the run.
+    /// Appends one object. On a full disk lines wait in memory until there is room again.
     pub(crate) fn line(&self, line: Value) {
-        let Some(file) = &self.file else { return };
-        let text = format!("{line}\n");
-        let written = file.lock().map_or_else(
-            |held| held.into_inner().write_all(text.as_bytes()),
-            |mut file| file.write_all(text.as_bytes()),
-        );
-        let losing = self.losing.swap(written.is_err(), Relaxed);
-        if let Err(error) = written
-            && !losing
-        {
-            tracing::warn!(%error, "Lines of log.jsonl are being lost.");
+        if let Some(lines) = &self.lines {
+            lines.lock().unwrap_or_else(|held| held.into_inner()).append(&format!("{line}\n"));
         }
     }
 
@@ -61,6 +59,36 @@ impl Log {
         fields["event"] = json!(name);
         fields["unix_ms"] = json!(unix_ms());
         self.line(fields);
+    }
+}
+
+impl Lines {
+    fn append(&mut self, line: &str) {
+        if self.waiting.len() + line.len() <= WAITING_BYTES {
+            self.waiting.extend_from_slice(line.as_bytes());
+        }
+        let written = self.write();
+        match (&written, self.failing) {
+            (Err(error), false) => {
+                tracing::warn!(%error, "log.jsonl cannot be written; its lines wait in memory.");
+            }
+            (Ok(()), true) => tracing::info!("log.jsonl can be written again."),
+            _ => {}
+        }
+        self.failing = written.is_err();
+    }
+
+    /// Writes what waits, and keeps what a full disk does not take.
+    fn write(&mut self) -> std::io::Result<()> {
+        while !self.waiting.is_empty() {
+            match self.file.write(&self.waiting) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => drop(self.waiting.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -87,5 +115,24 @@ mod tests {
         Log::open(run.path()).unwrap().line(json!({"step": 2}));
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"step\":1}\n{\"st\n{\"step\":2}\n");
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_refuses_are_written_when_there_is_room_again() {
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().join("log.jsonl");
+        let log = Log::open(run.path()).unwrap();
+        log.line(json!({"step": 1}));
+        // The kernel's own full disk.
+        let real = {
+            let mut lines = log.lines.as_ref().unwrap().lock().unwrap();
+            std::mem::replace(&mut lines.file, File::options().write(true).open("/dev/full").unwrap())
+        };
+        log.line(json!({"step": 2}));
+        log.line(json!({"step": 3}));
+        log.lines.as_ref().unwrap().lock().unwrap().file = real;
+        log.line(json!({"step": 4}));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n");
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use beit_trainer::audit::{AuditAsk, audit};
 use beit_trainer::batches;
 use beit_trainer::control::Control;
 use beit_trainer::device::Device;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
             let checkpoint = checkpoint.or(run).unwrap_or_default(); // clap sees to it that one is given
             report(&EvaluateAsk { checkpoint, shards, samples, batch_size, shuffle_pixels }, json)
         }
+        Command::Audit { run, shards, json } => audit_run(&AuditAsk { run, shards }, json),
         Command::Import(args) => cli::weights::import(args),
         Command::Export(args) => cli::weights::export(args),
         Command::Inspect(args) => cli::weights::inspect(args),
@@ -205,6 +207,29 @@ fn report(ask: &EvaluateAsk, json: bool) -> anyhow::Result<()> {
     if let (Some(loss), Some(accuracy)) = (report.other_image_loss, report.other_image_accuracy) {
         println!("another image     {loss:.4} nats, accuracy {accuracy:.4}");
     }
+    Ok(())
+}
+
+fn audit_run(ask: &AuditAsk, json: bool) -> anyhow::Result<()> {
+    let found = audit(ask)?;
+    if json {
+        println!("{}", serde_json::to_string(&found)?);
+    } else {
+        println!(
+            "{} steps: {} computed again, {} missing in the log, {} with other samples than the order says",
+            found.steps, found.computed_again, found.missing, found.different
+        );
+        println!(
+            "{} samples in {} whole epochs: {} lost, {} repeated, {} places taken by stand-ins for {} corrupt samples",
+            found.samples, found.whole_epochs, found.lost, found.repeated, found.replaced, found.corrupt
+        );
+    }
+    anyhow::ensure!(
+        found.passed(),
+        "the run did not see what it should have: steps {:?}, samples {:?}",
+        found.wrong_steps,
+        found.lost_samples
+    );
     Ok(())
 }
 

@@ -146,7 +146,7 @@ keys! {
     second_input_size: Option<u32> = None, "1 to 4096", |v| v.is_none_or(|v| (1..=4096).contains(&v));
     /// Where tokens come from: shard, or online: fresh views every epoch and the tokenizer in the step, as in the reference.
     tokens: String = "shard".into(), "shard or online", |v| ["shard", "online"].contains(&v.as_str());
-    /// Tokenizer of tokens online: a file, a folder, or embedded; none: as `beit-shard build` looks for one.
+    /// Tokenizer of tokens online and of pictures: a file, a folder, or embedded; none: as `beit-shard build` looks for one.
     discrete_vae_weight_path: Option<String> = None, "", |_| true;
     /// Largest drop-path rate; it rises from 0 with depth.
     drop_path: f64 = 0.1, "0 or more, below 1", |v| (0.0..1.0).contains(v);
@@ -209,6 +209,10 @@ keys! {
     /// How unequal numbers of hidden patches are averaged: rank, each rank's own mean first, as the reference does, or
     /// global, over all hidden patches of the global batch, which any number of ranks computes alike.
     loss_mean: String = "rank".into(), "rank or global", |v| ["rank", "global"].contains(&v.as_str());
+    /// Fixed samples of which the run directory has pictures: view, mask, and what the tokens and the model's guesses look like; 0: none.
+    pictures: u32 = 4, "0 to 64", |v| *v <= 64;
+    /// Seconds between two pictures; more where they would take over a hundredth of the time. The first and the last step always have some.
+    pictures_every_s: u64 = 60, "0 to 86400", |v| *v <= 86400;
     /// Seconds a rank waits for the others in a collective before it calls the run off.
     collective_timeout_s: u64 = 600, "1 to 86400", |v| (1..=86400).contains(v);
 }

@@ -1,11 +1,12 @@
 //! A run from start to end: one thread per local rank, all fed by one loader, all stopping together.
 
+mod pictures;
 mod rank;
 mod reporter;
 mod saver;
 mod streak;
 mod supply;
-mod trace;
+pub(crate) mod trace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

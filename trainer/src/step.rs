@@ -1,6 +1,7 @@
 //! One rank's replica of the model and what it does in a step.
 
 use std::borrow::Borrow;
+use std::time::{Duration, Instant};
 
 use beit_loader::Batch;
 use beit_torch::{Reducer, ReducerOptions, clip_to_norm, foreach_norm};
@@ -11,7 +12,7 @@ use crate::drop_path::DropPathKey;
 use crate::error::{TrainError, torch};
 use crate::feed::{Feed, Input, Part, Staged};
 use crate::loss::{LossMean, Score, Weights, score};
-use crate::model::Model;
+use crate::model::{Hidden, Model};
 use crate::optimizer::{Optimizer, OptimizerOptions};
 use crate::plan::Plan;
 use crate::ranks::Comm;
@@ -30,6 +31,8 @@ pub(crate) struct Seen {
 pub(crate) struct Learned {
     loss: Tensor,
     mlm_acc: Tensor,
+    /// How long this rank stood waiting for the others' counts of hidden patches.
+    pub waited: Duration,
 }
 
 impl Learned {
@@ -148,14 +151,16 @@ impl Replica {
     ) -> Result<Learned, TrainError> {
         let mut pending = Some(Weights::ask(self.loss_mean, comm, hidden)?);
         self.optimizer.zero_grad().map_err(torch("zeroing gradients"))?;
-        let mut weights = Vec::new();
+        let (mut weights, mut waited) = (Vec::new(), Duration::ZERO);
         let mut seen: Option<[Tensor; 2]> = None;
         for (part, (number, input)) in (0..self.micro_batches).zip(parts.into_iter().enumerate()) {
             let input = input?;
             let last = part + 1 == self.micro_batches;
             let score = self.forward(input.borrow(), step, part, last)?;
             if let Some(pending) = pending.take() {
+                let asked = Instant::now();
                 weights = pending.get()?;
+                waited = asked.elapsed();
             }
             let weight: f64 = weights[number];
             self.backward(&score, weight, last)?;
@@ -171,7 +176,33 @@ impl Replica {
         let Some([loss, mlm_acc]) = seen else {
             return Err(TrainError::Broken("a step has no micro-batch".to_owned()));
         };
-        Ok(Learned { loss, mlm_acc })
+        Ok(Learned { loss, mlm_acc, waited })
+    }
+
+    /// How long the newest backward waited for the other ranks' gradients when its own were all there; its numbers must
+    /// have been read.
+    pub(crate) fn exposed(&self) -> Result<Duration, TrainError> {
+        let exposed = self.reducer.exposed().map_err(torch("asking how long gradients were waited for"))?;
+        Ok(exposed.unwrap_or_default())
+    }
+
+    /// The likeliest token of each hidden patch, as in evaluation: no drop path, no draw, nothing that training would notice.
+    ///
+    /// # Shapes
+    /// `pixels` `[B, S, S, 3]`, `mask` `[B, N]`; out `[M]`, row-major over the mask
+    pub(crate) fn guess(&self, pixels: &[u8], mask: &[u8], samples: usize) -> Result<Vec<u16>, TrainError> {
+        let _no_grad = tch::no_grad_guard();
+        let device = self.model.device();
+        let hidden = Hidden::from_flags(mask, samples, device).map_err(torch("taking over the mask"))?;
+        if hidden.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let pixels = self.feed.pixels(pixels)?;
+        let _amp = self.amp.enter(device)?;
+        let logits = self.model.forward_hidden(&pixels, &hidden, None).map_err(torch("running the model"))?; // [M, V]
+        let tokens = logits.f_argmax(1, false).map_err(torch("picking tokens"))?;
+        let tokens = Vec::<i64>::try_from(&tokens).map_err(torch("copying tokens"))?;
+        Ok(tokens.into_iter().map(|token| token as u16).collect()) // below the vocabulary, which fits 16 bits
     }
 
     fn forward(&self, input: &Input, step: u64, part: u32, last: bool) -> Result<Score, TrainError> {

@@ -32,6 +32,7 @@ pub(crate) const RECIPE: &[&str] = &[
     "num_workers=2",
     "threads_per_rank=1", // small tensors only lose by more, and on a busy machine they lose minutes
     "collective_timeout_s=30",
+    "pictures=0", // but where they are what is tested
 ];
 
 /// Writes `samples` images of soft gradients; the token of a cell is its brightness in the view, in 16 steps.

@@ -160,5 +160,7 @@ impl Format {
 mod jpeg;
 mod other;
 
+pub use self::other::encode_png;
+
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ mod shrink;
 mod turbo;
 mod view;
 
-pub use crate::image::{DecodeError, Limits, RgbImage, decode};
+pub use crate::image::{DecodeError, Limits, RgbImage, decode, encode_png};
 pub use crate::mask::{MaskError, MaskSpec, PatchGrid, draw_mask};
 pub use crate::payload::{Payload, PayloadKind, pack_payload};
 pub use crate::random::{Draws, Purpose, SeedKey};

@@ -8,6 +8,7 @@ use beit_loader::{Batch, RankBatches};
 use beit_shards::SampleId;
 use serde_json::json;
 
+use super::pictures::Pictures;
 use super::reporter::Reporter;
 use super::saver::{Saver, Standing};
 use super::streak::{self, Next, Odd, Skipped, Streak};
@@ -70,6 +71,7 @@ pub(super) fn train(
     }
     let mut step = shared.first_step;
     let mut batches = shared.supply.take(comm.rank)?;
+    let mut pictures = if comm.rank == 0 { Pictures::open(shared) } else { None };
     let mut exchange = None;
     let mut ahead: Option<Taken> = None;
     let mut streak = Streak::default();
@@ -90,17 +92,19 @@ pub(super) fn train(
             stats.first_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
         }
         stats.enter(local, Stage::Step);
-        let stepping = Instant::now();
         let learned = replica.learn(staged, comm)?;
         if step + 1 < plan.steps && exchange != Some(step + 1) && batches.is_ready() {
             ahead = Some(take(shared, comm, &replica, &mut batches, step + 1)?); // while the device computes
         }
+        let weights_waited = learned.waited;
         let seen = learned.read()?;
-        stats.ranks[local].step_ns.fetch_add(stepping.elapsed().as_nanos() as u64, Relaxed);
+        let exchanged = weights_waited + replica.exposed()?;
 
         stats.enter(local, Stage::Agree);
         let (gradients, grad_norm) = replica.clip()?;
+        let agreeing = Instant::now();
         let agreed = agree(shared, comm, seen, grad_norm, samples)?;
+        stats.ranks[local].all_reduce.add(exchanged + agreeing.elapsed());
         stats.enter(local, Stage::Update);
         let (lr, weight_decay) = match &agreed.odd {
             None => {
@@ -126,10 +130,11 @@ pub(super) fn train(
         };
         drop(gradients);
         step += 1;
+        let took = begun.elapsed();
+        stats.ranks[local].step.add(took);
         if local == 0 {
             stats.loss_scale.set(replica.scaler().map_or(1.0, |scaler| scaler.scale));
             let update = Update { lr, weight_decay, grad_norm };
-            let took = begun.elapsed();
             tell(shared, step, epoch, &agreed, update, waited, took);
             if let Some(reporter) = &mut reporter {
                 reporter.step(shared, step, &numbers(&agreed, update, stats.loss_scale.get()), waited, took);
@@ -152,6 +157,10 @@ pub(super) fn train(
         if agreed.grown && exchange.is_none() {
             exchange = Some(shared.supply.exchange_at(plan, step));
         }
+        if let Some(due) = pictures.as_mut().filter(|pictures| over || pictures.due()) {
+            stats.enter(local, Stage::Step);
+            due.take(&replica, step);
+        }
         while agreed.pause && !over {
             if stats.stage(local).0 != Stage::Paused {
                 stats.enter(local, Stage::Paused);
@@ -167,6 +176,9 @@ pub(super) fn train(
         }
         if over {
             let checkpoint = saver.map_or(Ok(None), |saver| saver.finish(shared))?;
+            if let Some(pictures) = pictures {
+                pictures.finish();
+            }
             return Ok(End { step, checkpoint });
         }
     }
@@ -195,7 +207,8 @@ fn take(
     let batch = batches.next().map_err(|error| TrainError::Data(Box::new(error)))?;
     let waited = begun.elapsed();
     let local = (comm.rank - plan.world.first) as usize;
-    stats.ranks[local].data_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
+    stats.ranks[local].data_wait.add(waited);
+    stats.ranks[local].batches.fetch_add(1, Relaxed);
     check(&batch, step)?;
     if step == shared.first_step {
         first_batch(shared, comm, &batch);

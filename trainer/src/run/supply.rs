@@ -170,6 +170,11 @@ impl Supply {
         self.take(rank)
     }
 
+    /// The set, as the loader has it.
+    pub fn set(&self) -> Arc<ShardSet> {
+        self.state().set.clone()
+    }
+
     /// What the order of the run is made of.
     pub fn generations(&self) -> Generations {
         self.state().generations.clone()

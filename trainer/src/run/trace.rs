@@ -8,7 +8,7 @@ const BITS: u32 = 36;
 /// A rank's part of the number of a step; the parts of all ranks add up to it.
 ///
 /// Stands for each sample's place in the global batch, id, tokens and mask; tokens follow from the view.
-pub(super) fn part(batch: &Batch<'_>, first_position: u64) -> f64 {
+pub(crate) fn part(batch: &Batch<'_>, first_position: u64) -> f64 {
     let samples = batch.ids().len().max(1);
     let tokens = batch.tokens().chunks(batch.tokens().len() / samples);
     let masks = batch.mask().chunks(batch.mask().len() / samples);
@@ -29,6 +29,6 @@ pub(super) fn part(batch: &Batch<'_>, first_position: u64) -> f64 {
 }
 
 /// The sum, as the log has it.
-pub(super) fn text(sum: f64) -> String {
+pub(crate) fn text(sum: f64) -> String {
     format!("{:013x}", sum as u64)
 }

@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::io::{Cursor, ErrorKind};
 
-use image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use image::codecs::png::PngEncoder;
+use image::{ColorType, ExtendedColorType, ImageDecoder, ImageEncoder, ImageError, ImageFormat, ImageReader};
 
 use super::{DecodeError, Limits, RgbImage};
 
@@ -25,6 +26,24 @@ pub(super) fn decode(bytes: &[u8], format: ImageFormat, limits: &Limits) -> Resu
     decoder.read_image(&mut raw).map_err(refusal)?;
     let pixels = to_rgb(raw, colors, deep_grey)?;
     Ok(RgbImage { width, height, pixels })
+}
+
+/// Encodes an image as a PNG, which loses nothing.
+///
+/// # Errors
+/// when the image has no pixels, or not as many as it says
+pub fn encode_png(image: &RgbImage) -> Result<Vec<u8>, DecodeError> {
+    let RgbImage { width, height, ref pixels } = *image;
+    if width == 0 || height == 0 {
+        return Err(DecodeError::TooSmall { width, height });
+    }
+    if pixels.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+        return Err(DecodeError::corrupt(format!("{} bytes are no {width}x{height} pixels", pixels.len())));
+    }
+    let mut png = Vec::new();
+    let encoder = PngEncoder::new(&mut png);
+    encoder.write_image(pixels, width, height, ExtendedColorType::Rgb8).map_err(refusal)?;
+    Ok(png)
 }
 
 fn to_rgb(raw: Vec<u8>, colors: ColorType, deep_grey: bool) -> Result<Vec<u8>, DecodeError> {
