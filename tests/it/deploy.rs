@@ -53,6 +53,19 @@ fn the_slurm_job_saves_before_its_time_is_up_and_is_queued_again_until_all_is_do
 }
 
 #[test]
+fn validators_accept_the_examples_and_our_binaries_their_command_lines() {
+    let mut check = Command::new("scripts/check-deploy.sh");
+    let output =
+        check.current_dir(root()).env("BIN", binary("beit-daemon").parent().unwrap()).output().unwrap();
+    let [said, words] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(output.status.success(), "{said}{words}");
+    for ours in ["beit-daemon start", "beit-shard build", "beit-train run"] {
+        assert!(said.contains(ours), "{ours} was not tried:\n{said}");
+    }
+}
+
+#[test]
 fn the_slurm_array_builds_parts_that_merge() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path();
