@@ -49,7 +49,7 @@ fn the_slurm_job_saves_before_its_time_is_up_and_is_queued_again_until_all_is_do
 
     let saved = crate::daemon::checkpoints(home).last().copied().unwrap();
     assert!(start(&(saved + 2).to_string()).wait().unwrap().success(), "{}", log());
-    assert!(log().contains("finished") && !log().contains("queue"), "{}", log());
+    assert!(log().contains("finished") && !log().contains("back into the queue"), "{}", log());
 }
 
 #[test]
