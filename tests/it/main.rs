@@ -9,6 +9,7 @@ mod browser;
 mod build;
 mod daemon;
 mod dashboards;
+mod deploy;
 mod doctor;
 mod faults;
 mod house;
