@@ -13,8 +13,8 @@ use crate::discover::only_run;
 use crate::exit::{Fault, NO_DAEMON};
 use crate::rundir::{Notice, RunDir, process_started};
 
-/// How long a supervisor may take to answer; its door never waits for training.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a supervisor may take to answer; its door never waits for training, but has the lowest priority.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The run that is meant: the one named, else the only one here.
 ///

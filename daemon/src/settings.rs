@@ -79,6 +79,9 @@ pub struct StartArgs {
     /// Unreadable samples that are replaced before the run gives up, as --set max_corrupt_samples=N
     #[arg(long, value_name = "N")]
     pub max_corrupt: Option<u64>,
+    /// Exit status of a run that was stopped and saved with steps left to do; 75 tells a job queue to start it again
+    #[arg(long, value_name = "STATUS", default_value_t = 0)]
+    pub stopped_status: u8,
     /// Without a step for this long, or for twenty mean steps if that is longer, /readyz says `stalled`
     #[arg(long, value_name = "SECONDS", default_value_t = READY_SECONDS)]
     pub stall_after: u64,

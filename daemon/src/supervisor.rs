@@ -121,13 +121,11 @@ impl Supervisor {
     /// Runs to the end of the run; the worker lives no longer than the thread that calls this.
     ///
     /// # Errors
-    /// The worker cannot be started at all.
+    /// The system's, for a worker that can't be waited for.
     pub fn run(mut self) -> Result<Ending> {
         let ending = loop {
             self.enter(State::Starting);
-            let worker = Worker::start(&self.settings.job, &self.settings.live.log, &self.sender)?;
-            self.board.worker_started(worker.pid());
-            match self.attend(worker)? {
+            match self.start()? {
                 Life::Over(ending) => break ending,
                 Life::Died(Death { message, .. }) if self.asked.stop.is_some() => {
                     self.board.worker_gone(Some(&message), None);
@@ -159,6 +157,18 @@ impl Supervisor {
             Ending::Failed(_) => State::Failed,
         });
         Ok(ending)
+    }
+
+    /// One worker from its start to its end.
+    fn start(&mut self) -> Result<Life> {
+        match Worker::start(&self.settings.job, &self.settings.live.log, &self.sender) {
+            Ok(worker) => {
+                self.board.worker_started(worker.pid());
+                self.attend(worker)
+            }
+            // Out of processes or memory, most likely: the weather, as with a worker that died.
+            Err(error) => Ok(Life::Died(Death { cause: Cause::Error, message: format!("{error:#}") })),
+        }
     }
 
     /// Waits until a dead worker may be replaced; an ending: it may not be.

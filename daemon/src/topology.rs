@@ -87,7 +87,8 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
     let ending = Supervisor::new(settings, board.clone(), screen.clone(), notice, (sender, events)).run();
     run.remove_pid();
     let ending = ending?;
-    Ok(tell(&ending, &board.facts(), run.newest_checkpoint(), &shards, &screen))
+    let status = tell(&ending, &board.facts(), run.newest_checkpoint(), &shards, &screen);
+    Ok(if ending == Ending::Stopped { ExitCode::from(args.stopped_status) } else { status })
 }
 
 /// Signals become events. The first SIGTERM or SIGINT asks for a stop, the second is meant. SIGHUP asks to read the

@@ -62,6 +62,7 @@ const LODGERS: &[(&str, &[&str])] = &[
     ("crc32c", &["trainer"]),
     ("axum", &["daemon"]),
     ("tokio", &["daemon", "shards/tool"]),
+    ("sd-notify", &["daemon"]),
     ("prometheus", &["daemon", "shards/tool"]),
     ("nvml-wrapper", &["daemon"]),
     ("crossbeam", &["loader", "shards/tool"]),

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A model so small that a step takes milliseconds.
-const TINY: [&str; 14] = [
+pub(crate) const TINY: [&str; 14] = [
     "--recipe",
     "pretrain-tiny-cpu",
     "--set",
@@ -189,7 +189,9 @@ fn a_run_is_scraped_stopped_by_sigterm_and_resumed() {
         assert!(daemon.metric(&format!("beit_trainer_data_wait_seconds_sum{{rank=\"{rank}\"}}")) >= 0.0);
     }
     let page = daemon.ask("GET /");
-    assert!(page.contains("pretrain-tiny-cpu") && page.contains("running"), "{page}");
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("assets/page.js"), "{page}");
+    let run = daemon.ask("GET /api/v1/run");
+    assert!(run.contains("pretrain-tiny-cpu") && run.contains("\"running\""), "{run}");
     let status =
         command("beit-daemon", &["status", "--run", "run", "--json"]).current_dir(home).output().unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();

@@ -9,6 +9,8 @@ mod browser;
 mod build;
 mod daemon;
 mod dashboards;
+mod deploy;
+mod doctor;
 mod faults;
 mod house;
 mod http;

@@ -45,6 +45,9 @@ pub enum Command {
         /// Print a summary as JSON on the last line of stdout.
         #[arg(long)]
         json: bool,
+        /// Exit status of a run that was stopped and saved with steps left to do; 75 tells a job queue to start it again.
+        #[arg(long, value_name = "STATUS", default_value_t = 0)]
+        stopped_status: u8,
     },
     /// Say what `run` would do, and do nothing.
     Plan {

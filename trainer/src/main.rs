@@ -35,7 +35,10 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let done = match cli.command {
-        Command::Run { plan, json } => train(plan, json),
+        Command::Run { plan, json, stopped_status } => match train(plan, json) {
+            Ok(false) => return ExitCode::from(stopped_status),
+            done => done.map(drop),
+        },
         Command::Plan { plan, json } => show(plan, json),
         Command::Batches { plan, from, to, out } => write_batches(plan, from..to, &out),
         Command::Evaluate { run, checkpoint, shards, samples, batch_size, shuffle_pixels, json } => {
@@ -79,7 +82,8 @@ fn resolve(args: PlanArgs) -> Result<Plan, TrainError> {
     Plan::new(Ask { recipe_name, recipe, shards, run, world, device, resume_anyway })
 }
 
-fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
+/// Trains; returns whether all steps are done.
+fn train(args: PlanArgs, json: bool) -> anyhow::Result<bool> {
     let plan = resolve(args)?;
     eprintln!("{plan}");
     let control = Arc::new(Control::new());
@@ -137,7 +141,7 @@ fn train(args: PlanArgs, json: bool) -> anyhow::Result<()> {
             })
         );
     }
-    Ok(())
+    Ok(outcome.finished)
 }
 
 /// SIGINT and SIGTERM ask for a checkpoint and an end; a second one ends at once.
