@@ -12,7 +12,9 @@ const DONE = {
 };
 
 export class Control {
-  constructor() {
+  /** `stopped` is called when a stop was accepted. */
+  constructor(stopped) {
+    this.stopped = stopped;
     this.token = byId("token");
     this.token.value = sessionStorage.getItem(KEY) ?? "";
     this.token.addEventListener("input", () => sessionStorage.setItem(KEY, this.token.value.trim()));
@@ -49,7 +51,10 @@ export class Control {
     try {
       const headers = { Authorization: `Bearer ${token}` };
       const answer = await fetch(`api/v1/${what}`, { method: "POST", headers, signal: AbortSignal.timeout(10000) });
-      if (answer.ok) return this.tell("good", DONE[what]);
+      if (answer.ok) {
+        if (what === "stop") this.stopped();
+        return this.tell("good", DONE[what]);
+      }
       if (answer.status === 401) return this.tell("bad", `Wrong token: the right one is in ${this.file}.`);
       const { error } = await answer.json().catch(() => ({}));
       this.tell("bad", `Refused: ${error ?? `the daemon answered ${answer.status}`}.`);

@@ -38,6 +38,7 @@ export class Feed {
     this.heardAt = performance.now();
     this.lookedAt = -Infinity;
     this.over = false;
+    this.ending = false;
     this.lost = false;
   }
 
@@ -62,6 +63,11 @@ export class Feed {
   /** How long to wait before a stream is tried again. */
   pause() {
     return this.over && this.lost ? CALM_POLL_MS : Math.min(RETRY_MS, POLL_MS * 2 ** this.failures);
+  }
+
+  /** A stop was accepted: a small run is gone before it can say so, and its silence is no fault. */
+  expectEnd() {
+    this.over = this.ending = true;
   }
 
   streaming() {
@@ -111,7 +117,7 @@ export class Feed {
         if (stream !== this.stream) return;
         this.hear();
         const news = kind === "log" ? message.data : JSON.parse(message.data);
-        if (kind === "run") this.over = OVER.includes(news.state);
+        if (kind === "run") this.over = this.ending || OVER.includes(news.state);
         this.on[kind](news);
       });
     }
@@ -121,7 +127,7 @@ export class Feed {
     this.heardAt = performance.now();
     if (this.lost) {
       // The daemon is back: no need to wait any longer for a stream.
-      this.lost = false;
+      this.lost = this.ending = false;
       this.failures = 0;
       if (!this.stream) this.reopenAt = 0;
     }
@@ -141,7 +147,7 @@ export class Feed {
       return false;
     }
     this.hear();
-    this.over = OVER.includes(board.state);
+    this.over = this.ending || OVER.includes(board.state);
     this.on.full(board);
     if (this.streaming()) {
       this.on.link("live", "live");

@@ -8,7 +8,8 @@ import { Pictures } from "./pictures.js";
 import { Events, showNumbers, showPipeline, showProgress, showRanks, showSaves, showStages, showState, showTime } from "./show.js";
 import { byId, say } from "./words.js";
 
-const [control, curves, events, log, pictures] = [new Control(), new Curves(), new Events(), new Log(), new Pictures()];
+const control = new Control(() => feed.expectEnd());
+const [curves, events, log, pictures] = [new Curves(), new Events(), new Log(), new Pictures()];
 let board = null;
 
 function show() {
