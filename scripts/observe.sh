@@ -53,7 +53,7 @@ say "1. Pack the demo photos, and whatever is put beside them"
   --listen "$(habit_or_any 9778)" > "$out/watch.out" 2> "$out/watch.log" &
 pids+=($!)
 shard=$(caught "$!" "$out/watch.log" '^listening on http://\([0-9.:]*\).*')
-until [ -f "$out/photos.shards/manifest.json" ]; do
+until [ -f "$out/photos.shards/manifest.txt" ]; do
   kill -0 "${pids[0]}" 2>/dev/null || { cat "$out/watch.log" >&2; die "packing ended early"; }
   sleep 0.2
 done
