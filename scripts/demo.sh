@@ -46,7 +46,7 @@ say "   The page is at $address/ and the metrics at $address/metrics; a sample o
 python3 - "$address/metrics" <<'PY'
 import sys, urllib.request
 wanted = ('beit_trainer_step ', 'beit_trainer_loss ', 'beit_trainer_mlm_acc', 'beit_trainer_lr ', 'beit_trainer_samples_',
-          'beit_trainer_data_wait', 'beit_loader_queue_depth', 'beit_trainer_checkpoint_step')
+          'beit_trainer_data_wait_seconds_sum', 'beit_loader_queue_depth', 'beit_trainer_checkpoint_step')
 lines = urllib.request.urlopen(sys.argv[1], timeout=10).read().decode().splitlines()
 sample = [line for line in lines if line.startswith(wanted)]
 print(*('    ' + line for line in sample), sep='\n')

@@ -15,7 +15,7 @@ const causes = (counts) =>
 
 export function showState(board) {
   const state = byId("state");
-  state.dataset.state = board.ready === false && board.state === "running" ? "stalled" : board.state;
+  state.dataset.state = !board.ready && board.state === "running" ? "stalled" : board.state;
   say(state, board.state);
   say(byId("recipe"), board.recipe);
   say(byId("readiness"), sentence(board));
@@ -33,11 +33,10 @@ export function showState(board) {
   say(byId("plan"), plan?.text ?? "The worker has not made it yet.");
 }
 
+/** The daemon's own sentence while there is no progress; else the age of the last step, which grows as one looks. */
 function sentence(board) {
-  if (board.readiness) return capital(board.readiness);
-  const at = board.last.last_step_at;
-  if (!at) return "No step is done yet.";
-  return `Step ${count(board.last.step)} ended ${age(now() - at)} ago.`;
+  if (!board.ready || !known(board.last.last_step_at)) return `${capital(board.readiness)}.`;
+  return `Training: step ${count(board.last.step)} ended ${age(now() - board.last.last_step_at)} ago.`;
 }
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
@@ -64,7 +63,7 @@ function numbers(board) {
   const restarts = sum(board.restarts);
   const list = [
     ["loss", trained ? fixed(last.loss, 4) : "–", known(last.loss) || !trained ? "" : "not a number", trained && !known(last.loss)],
-    ["accuracy", trained ? percent(last.mlm_acc, 2) : "–", "of masked tokens"],
+    ["accuracy", trained ? percent(last.mlm_acc, 2) : "–", "of masked"],
     ["samples/s", trained ? rate(board.samples_per_second) : "–", plan ? `${count(plan.global_batch)} a step` : ""],
     ["epoch", trained ? count(last.epoch) : "–", plan ? `of ${count(plan.samples)} samples` : ""],
     ["learning rate", trained ? small(last.lr) : "–", ""],
@@ -73,7 +72,7 @@ function numbers(board) {
     ["restarts", count(restarts), causes(board.restarts)],
     ["corrupt", count(corrupt), causes(last.loader.corrupt) || "samples", corrupt > 0],
   ];
-  if (known(board.goodput)) list.push(["goodput", percent(board.goodput), "of its time, it trained"]);
+  if (known(board.goodput)) list.push(["goodput", percent(board.goodput), "of its time"]);
   if (known(last.mfu)) list.push(["MFU", percent(last.mfu), "of the devices' peak"]);
   return list;
 }
@@ -104,9 +103,34 @@ export function showRanks(board) {
     say(doing, DOING[rank.stage] ?? rank.stage);
     say(since, `${fixed(rank.stage_seconds, 1)} s`);
     say(waited, `${fixed(rank.data_wait_seconds, 1)} s`);
-    const ready = rank.ready_ratio ?? rank.queue_depth / most;
-    row.bar.style.width = `${100 * Math.min(1, ready)}%`;
-    say(row.text, known(rank.ready_ratio) ? `${rank.queue_depth} (${percent(rank.ready_ratio, 0)})` : String(rank.queue_depth));
+    row.bar.style.width = `${100 * Math.min(1, rank.queue_depth / (rank.queue_slots || most))}%`;
+    say(row.text, rank.queue_slots ? `${rank.queue_depth} of ${rank.queue_slots}` : String(rank.queue_depth));
+  });
+}
+
+// The pipeline at an earlier look, so that rates are those of the last stretch.
+let passed = { at: 0, flows: {} };
+let rates = {};
+
+export function showPipeline(board) {
+  const flows = Object.entries(board.last.pipeline ?? {});
+  byId("pipeline-card").hidden = flows.length === 0;
+  const at = board.reported_at ?? now();
+  if (at - passed.at >= 2) {
+    for (const [stage, flow] of flows) {
+      const grown = flow.items_out - (passed.flows[stage]?.items_out ?? Infinity);
+      rates[stage] = grown >= 0 ? grown / (at - passed.at) : NaN;
+    }
+    passed = { at, flows: Object.fromEntries(flows) };
+  }
+  const order = ["read", "view", "batch", "step", "checkpoint"];
+  flows.sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
+  rows(byId("pipeline"), flows, () => {
+    const cells = [make("th", { scope: "row" }), ...Array.from({ length: 4 }, () => make("td", { class: "num" }))];
+    return { root: make("tr", {}, ...cells), cells };
+  }, (row, [stage, flow]) => {
+    const texts = [stage, count(flow.items_out), rate(rates[stage]), count(flow.in_progress), known(flow.last_at) ? `${age(now() - flow.last_at)} ago` : "–"];
+    texts.forEach((text, index) => say(row.cells[index], text));
   });
 }
 

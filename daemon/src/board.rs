@@ -122,6 +122,18 @@ pub struct Facts {
     pub events: VecDeque<Event>,
 }
 
+/// The board as the API shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown {
+    /// Everything on it.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// Whether training makes progress, as `/readyz` says.
+    pub ready: bool,
+    /// The sentence that says so or why not.
+    pub readiness: String,
+}
+
 /// The board. Writers hold its lock for microseconds, and training never waits for it: the worker is another process.
 #[derive(Debug)]
 pub struct Board {
@@ -140,6 +152,7 @@ pub struct Board {
 impl Board {
     /// A board that shows a supervisor about to start its first worker.
     pub fn new(facts: Facts, metrics: Metrics) -> Board {
+        metrics.set_run(&facts.run, &facts.recipe, &facts.device);
         metrics.set_state(facts.state);
         Board {
             facts: Mutex::new(facts),
@@ -180,6 +193,12 @@ impl Board {
         facts
     }
 
+    /// A copy of everything, and whether training makes progress.
+    pub fn shown(&self) -> Shown {
+        let (ready, readiness) = self.ready();
+        Shown { facts: self.facts(), ready, readiness }
+    }
+
     /// A number that is another one whenever the board has changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
@@ -215,7 +234,7 @@ impl Board {
         let mut facts = self.change();
         facts.worker_pid = Some(pid);
         facts.reported_at = None;
-        self.metrics.worker_started();
+        self.metrics.worker_started(pid);
         drop(facts);
         *self.speed_lock() = Speed::default();
     }
@@ -238,7 +257,7 @@ impl Board {
             *facts.restarts.entry(cause.to_owned()).or_default() += 1;
             self.metrics.restarted(cause);
         }
-        self.metrics.worker_gone();
+        self.metrics.worker_gone(restart.is_some());
     }
 
     /// The worker has a plan.
@@ -260,7 +279,7 @@ impl Board {
             .map(|plan| plan.steps.saturating_sub(sample.step) as f64 * plan.global_batch as f64 / rate);
         self.metrics.sample(&sample, rate, facts.eta_seconds);
         facts.reported_at = Some(now());
-        facts.last = sample.clone();
+        facts.last = sample.clone().without_times();
         drop(facts);
         self.note(&sample, rate, false);
     }

@@ -108,7 +108,7 @@ pub fn serve(
     serve::serve(listener, router(door))
 }
 
-/// Every route: method, path, handler. `openapi.json` has the same, says a test.
+/// Every route but the page's: method, path, handler. `openapi.json` has the same, says a test.
 fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Door>)> {
     vec![
         ("get", "/healthz", get(|| async { "alive\n" })),
@@ -131,9 +131,8 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Door>)> {
 
 fn router(door: Door) -> Router {
     let router =
-        routes().into_iter().fold(Router::new(), |router, (_, path, handler)| router.route(path, handler));
+        routes().into_iter().fold(page::routes(), |router, (_, path, handler)| router.route(path, handler));
     router
-        .merge(page::routes())
         .fallback(|| async {
             (StatusCode::NOT_FOUND, "nothing is here; try / or /metrics or /api/v1/openapi.json\n")
         })
@@ -244,7 +243,7 @@ async fn metrics(Shared(door): Shared<Door>) -> impl IntoResponse {
 }
 
 async fn run(Shared(door): Shared<Door>) -> impl IntoResponse {
-    let make = || serde_json::to_vec(&door.board.facts()).unwrap_or_default();
+    let make = || serde_json::to_vec(&door.board.shown()).unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], door.run.get(door.board.changes(), make))
 }
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result};
+use beit_trainer::device::Device;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::board::{Board, Facts, State, now};
@@ -64,6 +65,9 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
         .hearing(screen.feed.clone())
         .remembering(History::open(settings.run.history()))
         .stalls_after(settings.stall_after);
+    if settings.job.device == Device::Cuda {
+        board.metrics.watch_gpus();
+    }
     let board = Arc::new(board);
 
     let (sender, events) = channel();

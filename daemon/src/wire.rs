@@ -76,6 +76,8 @@ pub struct Planned {
     pub global_batch: u64,
     /// Samples in the shards.
     pub samples: u64,
+    /// Different corrupt records that are replaced before the run is given up.
+    pub max_corrupt_samples: u64,
 }
 
 /// The state of training at one moment. Counts start at 0 in each worker; the supervisor adds up its lives.
@@ -102,6 +104,15 @@ pub struct Sample {
     pub steps_done: u64,
     /// Samples trained on by this worker, over its ranks.
     pub samples: u64,
+    /// Visual tokens of those samples, one for each patch.
+    pub tokens: u64,
+    /// Steps whose update was left out, since something was not finite.
+    pub skipped_steps: u64,
+    /// Returns to the weights of a checkpoint.
+    pub rollbacks: u64,
+    /// What the loss is multiplied by.
+    #[serde(with = "finite")]
+    pub loss_scale: f64,
     /// Floating-point operations of those steps, over all ranks of the run.
     pub flops: f64,
     /// Model FLOPs utilisation, 0 to 1; `None` when the devices' peak is not known.
@@ -114,6 +125,61 @@ pub struct Sample {
     pub loader: LoaderSample,
     /// The checkpoints' side.
     pub checkpoint: CheckpointSample,
+    /// What goes through each stage, by its name: read, view, batch, step, checkpoint.
+    pub pipeline: BTreeMap<String, Flow>,
+}
+
+impl Sample {
+    /// Without the histograms, which only `/metrics` shows.
+    pub fn without_times(mut self) -> Sample {
+        self.loader.decode = Times::default();
+        for rank in &mut self.ranks {
+            (rank.step_duration, rank.data_wait, rank.all_reduce) = Default::default();
+        }
+        self
+    }
+}
+
+/// How often something took how long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// Counts by bucket, of [`beit_loader::BOUNDS_NS`] and above; each time is in one of them.
+    pub counts: Vec<u64>,
+    /// Their sum.
+    pub seconds: f64,
+}
+
+impl Times {
+    /// Nothing was measured, or it is not shown here.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+}
+
+/// What has gone through a stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Flow {
+    /// Items begun.
+    pub items_in: u64,
+    /// Items in hand now.
+    pub in_progress: u64,
+    /// Items finished well.
+    pub items_out: u64,
+    /// When the last one was finished, seconds since 1970, to within one report.
+    pub last_at: Option<f64>,
+}
+
+/// Seconds for which a rank did not train, the present moment included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lost {
+    /// It waited for a batch, or took it over.
+    pub data: f64,
+    /// It stood still for a checkpoint.
+    pub checkpoint: f64,
+    /// It stood still because somebody asked.
+    pub paused: f64,
 }
 
 /// One rank's share of a [`Sample`].
@@ -126,10 +192,23 @@ pub struct RankSample {
     pub data_wait_seconds: f64,
     /// Batches ready for it now.
     pub queue_depth: u64,
+    /// Batches that may be ready at most.
+    pub queue_slots: u64,
     /// What it is doing, in the trainer's word.
     pub stage: String,
     /// For how long.
     pub stage_seconds: f64,
+    /// For how long it did not train.
+    pub lost: Lost,
+    /// Its steps.
+    #[serde(skip_serializing_if = "Times::is_empty")]
+    pub step_duration: Times,
+    /// Its waits for batches.
+    #[serde(skip_serializing_if = "Times::is_empty")]
+    pub data_wait: Times,
+    /// Its waits for the other ranks.
+    #[serde(skip_serializing_if = "Times::is_empty")]
+    pub all_reduce: Times,
 }
 
 /// What the loader has done.
@@ -138,6 +217,8 @@ pub struct RankSample {
 pub struct LoaderSample {
     /// Samples made ready.
     pub samples: u64,
+    /// Records read whose checksums hold.
+    pub records: u64,
     /// Bytes of the payloads they were made of.
     pub bytes: u64,
     /// Processor time of its threads.
@@ -148,6 +229,9 @@ pub struct LoaderSample {
     pub replaced: u64,
     /// Different records that could not be used, by reason.
     pub corrupt: BTreeMap<String, u64>,
+    /// Making one view's pixels from its payload.
+    #[serde(skip_serializing_if = "Times::is_empty")]
+    pub decode: Times,
 }
 
 /// What has been saved.

@@ -1,27 +1,29 @@
 //! The worker process: trains what its supervisor says, reports how it goes, and never outlives it.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool,
+    AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use beit_loader::LoaderStats;
+use beit_loader::{Histogram, LoaderStats};
 use beit_trainer::control::Control;
 use beit_trainer::error::TrainError;
 use beit_trainer::plan::Plan;
-use beit_trainer::stats::TrainStats;
+use beit_trainer::stats::{Stage, TrainStats};
 use rustix::process::Signal;
 
 use crate::board::now;
 use crate::settings::Job;
 use crate::wire::{
-    self, CheckpointSample, FromWorker, LoaderSample, Planned, RankSample, Sample, ToWorker, VERSION,
+    self, CheckpointSample, Flow, FromWorker, LoaderSample, Lost, Planned, RankSample, Sample, Times,
+    ToWorker, VERSION,
 };
 
 /// How often the worker reports.
@@ -164,23 +166,24 @@ fn planned(plan: &Plan) -> Planned {
         world_size: plan.world.size,
         global_batch: plan.global_batch,
         samples: plan.data.samples,
+        max_corrupt_samples: plan.recipe.max_corrupt_samples,
     }
 }
 
-/// Sees when the last step ended, to within one report.
+/// Sees when something was last finished, to within one report.
 #[derive(Debug, Default)]
 struct Watch {
-    steps_done: u64,
-    at: Option<f64>,
+    /// What, how often, and when.
+    seen: BTreeMap<&'static str, (u64, f64)>,
 }
 
 impl Watch {
-    fn look(&mut self, steps_done: u64) -> Option<f64> {
-        if steps_done > self.steps_done {
-            self.steps_done = steps_done;
-            self.at = Some(now());
+    fn look(&mut self, what: &'static str, count: u64) -> Option<f64> {
+        let known = self.seen.get(what).map_or(0, |(count, _)| *count);
+        if count > known {
+            self.seen.insert(what, (count, now()));
         }
-        self.at
+        self.seen.get(what).map(|(_, at)| *at)
     }
 }
 
@@ -200,9 +203,13 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
         grad_norm: stats.grad_norm.get(),
         steps_done,
         samples: steps_done * plan.global_batch,
+        tokens: steps_done * plan.global_batch * plan.grid().len() as u64,
+        skipped_steps: stats.skipped_steps.load(Relaxed),
+        rollbacks: stats.rollbacks.load(Relaxed),
+        loss_scale: stats.loss_scale.get(),
         flops: steps_done as f64 * plan.flops_per_step(),
         mfu: Some(stats.mfu.get()).filter(|mfu| mfu.is_finite()),
-        last_step_at: watch.look(steps_done),
+        last_step_at: watch.look("steps", steps_done),
         ranks: stats
             .ranks
             .iter()
@@ -211,10 +218,15 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
                 let (stage, stage_seconds) = stats.stage(local);
                 RankSample {
                     rank: rank.rank,
-                    data_wait_seconds: seconds(rank.data_wait_ns.load(Relaxed)),
+                    data_wait_seconds: rank.data_wait.sum().as_secs_f64(),
                     queue_depth: loader.map_or(0, |loader| loader.ranks[local].depth()),
+                    queue_slots: plan.recipe.queue_batches.into(),
                     stage: stage.name().to_owned(),
                     stage_seconds,
+                    lost: lost(&stats.stage_seconds(local)),
+                    step_duration: times(&rank.step),
+                    data_wait: times(&rank.data_wait),
+                    all_reduce: times(&rank.all_reduce),
                 }
             })
             .collect(),
@@ -228,7 +240,43 @@ fn sample(stats: &TrainStats, plan: &Plan, watch: &mut Watch) -> Sample {
             seconds: saved.seconds.get(),
             blocked_seconds: seconds(saved.blocked_ns.load(Relaxed)),
         },
+        pipeline: pipeline(stats, watch),
     }
+}
+
+fn lost(stage_seconds: &[f64; Stage::ALL.len()]) -> Lost {
+    let of = |stage: Stage| stage_seconds[stage as usize];
+    Lost { data: of(Stage::Data), checkpoint: of(Stage::Checkpoint), paused: of(Stage::Paused) }
+}
+
+fn times(histogram: &Histogram) -> Times {
+    Times { counts: histogram.counts().to_vec(), seconds: histogram.sum().as_secs_f64() }
+}
+
+/// What has gone through each stage, in its own items.
+fn pipeline(stats: &TrainStats, watch: &mut Watch) -> BTreeMap<String, Flow> {
+    let count = |counter: &AtomicU64| counter.load(Relaxed);
+    let mut flows = BTreeMap::new();
+    let mut put = |stage: &'static str, items_in: u64, in_progress: Option<u64>, items_out: u64| {
+        let in_progress = in_progress.unwrap_or(items_in.saturating_sub(items_out));
+        let last_at = watch.look(stage, items_out);
+        flows.insert(stage.to_owned(), Flow { items_in, in_progress, items_out, last_at });
+    };
+    if let Some(loader) = stats.loader() {
+        let batches = |of: fn(&beit_loader::RankStats) -> &AtomicU64| {
+            loader.ranks.iter().map(|rank| count(of(rank))).sum::<u64>()
+        };
+        // Workers count what they have done every few samples, so what they are at comes from elsewhere.
+        put("read", count(&loader.asked), Some(loader.reading()), count(&loader.records));
+        put("view", count(&loader.records), Some(loader.viewing()), count(&loader.images));
+        put("batch", batches(|rank| &rank.begun), None, batches(|rank| &rank.published));
+    }
+    let begun = stats.ranks.iter().map(|rank| count(&rank.batches)).sum();
+    put("step", begun, None, stats.ranks.iter().map(|rank| rank.step.count()).sum());
+    let saved = &stats.checkpoint;
+    let (begun, published) = (count(&saved.begun), count(&saved.published));
+    put("checkpoint", begun, Some(begun.saturating_sub(published + count(&saved.failures))), published);
+    flows
 }
 
 fn loaded(stats: &LoaderStats) -> LoaderSample {
@@ -244,6 +292,7 @@ fn loaded(stats: &LoaderStats) -> LoaderSample {
     ];
     LoaderSample {
         samples: stats.images.load(Relaxed),
+        records: stats.records.load(Relaxed),
         bytes: stats.bytes.load(Relaxed),
         cpu_seconds: stats.cpu_ns.load(Relaxed) as f64 / 1e9,
         stage_seconds: stages
@@ -257,6 +306,7 @@ fn loaded(stats: &LoaderStats) -> LoaderSample {
             .into_iter()
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect(),
+        decode: times(&stats.decode),
     }
 }
 

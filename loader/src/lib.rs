@@ -27,6 +27,7 @@ mod ahead;
 mod batch;
 mod corrupt;
 mod error;
+mod histogram;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod inner;
@@ -46,6 +47,7 @@ mod worker;
 pub use batch::{Batch, RankBatches};
 pub use corrupt::{CorruptRecord, CorruptStats};
 pub use error::LoaderError;
+pub use histogram::{BOUNDS_NS, BUCKETS, Histogram};
 pub use loader::Loader;
 pub use measure::{LoaderReport, StagesUs, measure};
 pub use options::{OnCorrupt, Options};

@@ -63,8 +63,8 @@ impl Loader {
         let views = options.shards.spec().views;
         let order = Order::grown(options.seed, &options.generations(), views, options.shuffle);
         let ahead = Ahead::new(&options, &order);
-        let (stats, failure) =
-            (options.stats.clone().unwrap_or_else(|| Arc::new(LoaderStats::new(ranks))), OnceLock::new());
+        let new_stats = || Arc::new(LoaderStats::new(ranks, options.workers));
+        let (stats, failure) = (options.stats.clone().unwrap_or_else(new_stats), OnceLock::new());
         // What an earlier loader had made ready and nobody took is gone.
         stats.ranks.iter().for_each(RankStats::forget_ready);
         let shared = Arc::new(Shared { options, spec, order, ahead, slots, stats, failure });
@@ -176,7 +176,7 @@ impl Shared {
 
 /// A worker's thread: whatever ends it early, nobody is left waiting.
 fn work(worker: usize, shared: &Shared) {
-    match catch_unwind(AssertUnwindSafe(|| Worker::new(shared).run())) {
+    match catch_unwind(AssertUnwindSafe(|| Worker::new(worker, shared).run())) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => shared.fail(error),
         Err(panic) => shared.fail(LoaderError::Panicked { worker, message: message(&*panic) }),

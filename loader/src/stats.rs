@@ -1,11 +1,17 @@
 //! What the loader counts while it runs; plain atomics that anybody may read at any time.
 
 use crate::corrupt::CorruptStats;
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::histogram::{Histogram, Times};
+use crossbeam::utils::CachePadded;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Counters of one loader. Workers add to them every few samples, ranks at every batch.
 #[derive(Debug)]
 pub struct LoaderStats {
+    /// Records asked for.
+    pub asked: AtomicU64,
+    /// Records read whose checksums hold.
+    pub records: AtomicU64,
     /// Views finished.
     pub images: AtomicU64,
     /// Bytes of the payloads they were decoded from.
@@ -29,8 +35,12 @@ pub struct LoaderStats {
     pub idle_ns: AtomicU64,
     /// Processor time of the workers, over everything they do.
     pub cpu_ns: AtomicU64,
+    /// Time to make a view's pixels from its payload: entropy decoding, IDCT, jitter and resize of one sample.
+    pub decode: Histogram,
     /// The local ranks, in their order.
     pub ranks: Box<[RankStats]>,
+    /// What each worker is doing, a byte of its own cache line.
+    workers: Box<[CachePadded<AtomicU8>]>,
     /// Records that could not be read.
     pub corrupt: CorruptStats,
 }
@@ -40,6 +50,8 @@ pub struct LoaderStats {
 pub struct RankStats {
     /// Time the rank has waited for batches.
     pub wait_ns: AtomicU64,
+    /// Batches whose first sample was handed out to a worker.
+    pub begun: AtomicU64,
     /// Batches that were completed.
     pub published: AtomicU64,
     /// Batches that the rank has given back.
@@ -54,13 +66,17 @@ impl RankStats {
     }
 
     pub(crate) fn forget_ready(&self) {
-        self.consumed.store(self.published.load(Ordering::Relaxed), Ordering::Relaxed);
+        let published = self.published.load(Ordering::Relaxed);
+        self.begun.store(published, Ordering::Relaxed);
+        self.consumed.store(published, Ordering::Relaxed);
     }
 }
 
 impl LoaderStats {
-    pub(crate) fn new(ranks: usize) -> LoaderStats {
+    pub(crate) fn new(ranks: usize, workers: usize) -> LoaderStats {
         LoaderStats {
+            asked: AtomicU64::new(0),
+            records: AtomicU64::new(0),
             images: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             read_ns: AtomicU64::new(0),
@@ -72,15 +88,52 @@ impl LoaderStats {
             handoff_ns: AtomicU64::new(0),
             idle_ns: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
+            decode: Histogram::new(),
             ranks: (0..ranks).map(|_| RankStats::default()).collect(),
+            workers: (0..workers).map(|_| CachePadded::default()).collect(),
             corrupt: CorruptStats::default(),
         }
     }
+
+    /// How many workers are reading a record now.
+    pub fn reading(&self) -> u64 {
+        self.busy_with(Task::Read)
+    }
+
+    /// How many workers are making a view now.
+    pub fn viewing(&self) -> u64 {
+        self.busy_with(Task::View)
+    }
+
+    fn busy_with(&self, task: Task) -> u64 {
+        self.workers.iter().filter(|worker| worker.load(Ordering::Relaxed) == task as u8).count() as u64
+    }
+
+    /// Worker `worker` does this now; one more than there were at the start is not shown.
+    pub(crate) fn enter(&self, worker: usize, task: Task) {
+        if let Some(worker) = self.workers.get(worker) {
+            worker.store(task as u8, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a worker does; the ring's part is too short to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Task {
+    /// Claiming, finishing, or waiting for a free slot.
+    Ring = 0,
+    /// Reading and verifying a record.
+    Read = 1,
+    /// Drawing and rendering a view.
+    View = 2,
 }
 
 /// What one worker has counted and not yet added to the common counters.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    pub asked: u64,
+    pub records: u64,
     pub images: u64,
     pub bytes: u64,
     pub read_ns: u64,
@@ -92,11 +145,15 @@ pub(crate) struct Tally {
     pub handoff_ns: u64,
     pub idle_ns: u64,
     pub cpu_ns: u64,
+    pub decode: Times,
 }
 
 impl Tally {
     pub fn flush(&mut self, stats: &LoaderStats) {
+        self.decode.flush(&stats.decode);
         for (from, to) in [
+            (&mut self.asked, &stats.asked),
+            (&mut self.records, &stats.records),
             (&mut self.images, &stats.images),
             (&mut self.bytes, &stats.bytes),
             (&mut self.read_ns, &stats.read_ns),

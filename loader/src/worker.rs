@@ -6,7 +6,7 @@ use crate::loader::Shared;
 use crate::order::{Epochs, Placed};
 use crate::ring::{Claim, Claimed};
 use crate::slot::SampleMut;
-use crate::stats::Tally;
+use crate::stats::{Tally, Task};
 use beit_shards::{PAYLOAD_JPEG, PAYLOAD_RGB, ReadBuf};
 use beit_views::{
     DecodeError, Limits, Payload, PayloadKind, Purpose, Renderer, RgbImage, SeedKey, StageTimes, View,
@@ -25,6 +25,7 @@ const HANDOFF_EVERY: u64 = 7;
 
 /// One thread's buffers and counts; nothing in it grows once it has met the largest record and crop.
 pub(crate) struct Worker<'a> {
+    number: usize,
     shared: &'a Shared,
     buf: ReadBuf,
     renderer: Renderer,
@@ -40,8 +41,10 @@ struct Damage {
 }
 
 impl<'a> Worker<'a> {
-    pub fn new(shared: &'a Shared) -> Worker<'a> {
+    /// Worker `number` of the pool, from 0.
+    pub fn new(number: usize, shared: &'a Shared) -> Worker<'a> {
         Worker {
+            number,
             shared,
             buf: ReadBuf::new(),
             renderer: Renderer::new(),
@@ -57,6 +60,7 @@ impl<'a> Worker<'a> {
     /// when too many records are corrupt
     pub fn run(&mut self) -> Result<(), LoaderError> {
         let done = self.work();
+        self.enter(Task::Ring);
         self.flush();
         done
     }
@@ -80,9 +84,13 @@ impl<'a> Worker<'a> {
                 Claimed::Over => return Ok(()),
             };
             let claimed = clock();
-            self.fill(&mut claim)?;
-            let filled = clock();
             let rank = claim.rank;
+            if claim.sample == 0 {
+                self.shared.stats.ranks[rank].begun.fetch_add(1, Ordering::Relaxed);
+            }
+            self.fill(&mut claim)?;
+            self.enter(Task::Ring);
+            let filled = clock();
             if self.shared.slots.finish(claim) {
                 self.shared.stats.ranks[rank].published.fetch_add(1, Ordering::Relaxed);
             }
@@ -99,6 +107,7 @@ impl<'a> Worker<'a> {
     /// Fills the claimed place with the sample whose turn it is, or with the next in the epoch's order that is sound.
     fn fill(&mut self, claim: &mut Claim) -> Result<(), LoaderError> {
         let shared = self.shared;
+        self.enter(Task::Read);
         let started = Instant::now();
         let placed = self.epochs.at(shared.position(claim.rank, claim.step, claim.sample as u64));
         self.read_ahead(claim, placed);
@@ -135,13 +144,17 @@ impl<'a> Worker<'a> {
 
     /// Loads one sample with the view and the mask of `placed`'s epoch.
     fn load(&mut self, sample: u64, placed: Placed, out: &mut SampleMut<'_>) -> Result<(), Damage> {
-        let Shared { options, spec, .. } = self.shared;
+        let Shared { options, spec, stats, .. } = self.shared;
         let tally = &mut self.tally;
+        stats.enter(self.number, Task::Read);
+        tally.asked += 1;
         let started = Instant::now();
         let read = options.shards.read(sample, placed.view, &mut self.buf);
         let was_read = Instant::now();
         tally.read_ns += nanoseconds(started, was_read);
         let record = read.map_err(|error| Damage { reason: error.reason(), message: error.to_string() })?;
+        tally.records += 1;
+        stats.enter(self.number, Task::View);
         let kind = match record.payload_kind {
             PAYLOAD_JPEG => PayloadKind::Jpeg,
             PAYLOAD_RGB => PayloadKind::Rgb,
@@ -166,7 +179,8 @@ impl<'a> Worker<'a> {
         let view = View::draw(spec, width, height, SeedKey::view(seed, record.id.0, k));
         let key = SeedKey { seed: options.seed, stream: record.id.0, index, purpose: Purpose::Mask };
         draw_mask(options.grid, &options.mask, key, out.mask);
-        tally.mask_ns += nanoseconds(was_read, Instant::now());
+        let masked = Instant::now();
+        tally.mask_ns += nanoseconds(was_read, masked);
 
         let mut times = StageTimes::default();
         let payload = Payload { kind, width, height, bytes: record.payload };
@@ -193,6 +207,10 @@ impl<'a> Worker<'a> {
             return self.load(sample, placed, out);
         }
         rendered.map_err(|error| Damage { reason: error.reason(), message: error.to_string() })?;
+        tally.decode.add(match options.fresh_views {
+            false => times.entropy_ns + times.idct_ns + times.jitter_ns + times.resize_ns,
+            true => nanoseconds(masked, Instant::now()), // it does not take the times of its parts
+        });
         tally.entropy_ns += times.entropy_ns;
         tally.idct_ns += times.idct_ns;
         tally.jitter_ns += times.jitter_ns;
@@ -219,6 +237,10 @@ impl<'a> Worker<'a> {
                 Ok(())
             }
         }
+    }
+
+    fn enter(&self, task: Task) {
+        self.shared.stats.enter(self.number, task);
     }
 
     fn flush(&mut self) {

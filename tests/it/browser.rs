@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::house::tool;
+
 /// Longest wait for anything; browser and training share their cores with other tests.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -41,29 +43,12 @@ pub struct Browser {
     _profile: tempfile::TempDir,
 }
 
-/// A program on the PATH, or a sentence about what to install.
-#[track_caller]
-fn program(names: &[&str], package: &str) -> String {
-    let found = names.iter().find(|name| {
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .any(|dir| dir.join(name).is_file())
-    });
-    (*found.unwrap_or_else(|| {
-        panic!(
-            "this test drives a real browser and {} is not on the PATH: install Debian's {package} \
-             (apt-get install --no-install-recommends chromium chromium-driver)",
-            names.join(" or ")
-        )
-    }))
-    .to_owned()
-}
-
 impl Browser {
     /// Starts one.
     #[track_caller]
     pub fn open() -> Browser {
-        let binary = program(&["chromium", "google-chrome", "chrome"], "chromium");
-        let mut driver = Command::new(program(&["chromedriver"], "chromium-driver"))
+        let (chromium, driver) = (tool("chromium"), tool("chromedriver"));
+        let mut driver = Command::new(driver)
             .arg("--port=0")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -84,8 +69,7 @@ impl Browser {
         };
         let mut args: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         args.push(format!("--user-data-dir={}", browser._profile.path().display()));
-        let path = std::env::split_paths(&std::env::var_os("PATH").unwrap()).map(|dir| dir.join(&binary));
-        let options = json!({"binary": path.into_iter().find(|path| path.is_file()).unwrap(), "args": args});
+        let options = json!({"binary": chromium, "args": args});
         let wish = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
             "goog:chromeOptions": options,
@@ -112,12 +96,20 @@ impl Browser {
             body.len()
         )
         .map_err(|error| format!("chromedriver: {error}"))?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).map_err(|error| format!("chromedriver: {error}"))?;
-        let answer = String::from_utf8_lossy(&answer);
-        let (_, body) = answer.split_once("\r\n\r\n").ok_or("chromedriver closed the connection")?;
-        let value =
-            serde_json::from_str::<Value>(body).map_err(|error| format!("{error}: {body}"))?["value"].take();
+        // chromedriver keeps the connection open, whatever it is asked for: the length tells the end.
+        let mut answer = BufReader::new(stream);
+        let (mut line, mut length) = (String::new(), 0);
+        while answer.read_line(&mut line).map_err(|error| format!("chromedriver: {error}"))? > 2 {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(|_| format!("chromedriver: {line}"))?;
+            }
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        answer.read_exact(&mut body).map_err(|error| format!("chromedriver: {error}"))?;
+        let answer: Value =
+            serde_json::from_slice(&body).map_err(|error| format!("chromedriver: {error}"))?;
+        let value = answer["value"].clone();
         match value.get("error").and_then(Value::as_str) {
             Some(error) => Err(format!("{error}: {}", value["message"].as_str().unwrap_or_default())),
             None => Ok(value),
@@ -172,11 +164,11 @@ impl Browser {
             if wanted(&text) {
                 return text;
             }
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "waited in vain; {css} says {text:?}; console: {:?}",
-                self.console()
-            );
+            if begun.elapsed() > PATIENCE {
+                let console = self.console();
+                let newest = &console[console.len().saturating_sub(8)..];
+                panic!("waited in vain; {css} says {text:?}; the console, at its end: {newest:#?}");
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
     }

@@ -29,7 +29,7 @@ const TINY: [&str; 14] = [
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder with `photos.shards` in it.
-fn home() -> tempfile::TempDir {
+pub fn home() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     pack(&home.path().join("photos.shards"), "7");
     home
@@ -58,15 +58,15 @@ fn arguments<'a>(more: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// A daemon in the foreground; killed when the test ends, however it ends.
-struct Daemon {
-    child: Child,
-    address: String,
+pub struct Daemon {
+    pub child: Child,
+    pub address: String,
     log: PathBuf,
 }
 
 impl Daemon {
     #[track_caller]
-    fn start(home: &Path, more: &[&str]) -> Daemon {
+    pub fn start(home: &Path, more: &[&str]) -> Daemon {
         let log = home.join("stderr.log");
         let stderr = std::fs::File::create(&log).unwrap();
         let mut child = command("beit-daemon", &arguments(more))
@@ -87,7 +87,7 @@ impl Daemon {
     }
 
     /// One request; status line, headers and body as they come.
-    fn ask(&self, line: &str) -> String {
+    pub fn ask(&self, line: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         write!(stream, "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -98,14 +98,14 @@ impl Daemon {
 
     /// The value of a series.
     #[track_caller]
-    fn metric(&self, series: &str) -> f64 {
+    pub fn metric(&self, series: &str) -> f64 {
         let text = self.ask("GET /metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {series} in:\n{text}")).parse().unwrap()
     }
 
     #[track_caller]
-    fn wait_for(&self, what: &str, mut there: impl FnMut(&Daemon) -> bool) {
+    pub fn wait_for(&self, what: &str, mut there: impl FnMut(&Daemon) -> bool) {
         let begun = Instant::now();
         while !there(self) {
             let said = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -115,11 +115,11 @@ impl Daemon {
     }
 
     #[track_caller]
-    fn wait_for_step(&self, step: f64) {
+    pub fn wait_for_step(&self, step: f64) {
         self.wait_for(&format!("step {step}"), |daemon| daemon.metric("beit_trainer_step") >= step);
     }
 
-    fn worker(&self) -> u32 {
+    pub fn worker(&self) -> u32 {
         let answer = self.ask("GET /api/v1/run");
         let facts: serde_json::Value =
             serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
@@ -127,7 +127,7 @@ impl Daemon {
     }
 
     #[track_caller]
-    fn end(mut self) -> (ExitStatus, String, String) {
+    pub fn end(mut self) -> (ExitStatus, String, String) {
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -149,7 +149,7 @@ impl Drop for Daemon {
     }
 }
 
-fn kill(signal: &str, pid: u32) {
+pub fn kill(signal: &str, pid: u32) {
     let status =
         std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap();
     assert!(status.success(), "kill -{signal} {pid}");
@@ -185,7 +185,7 @@ fn a_run_is_scraped_stopped_by_sigterm_and_resumed() {
     assert!(daemon.metric("beit_loader_cpu_seconds_total") > 0.0);
     assert_eq!(daemon.metric("beit_loader_corrupt_samples_total{reason=\"checksum\"}"), 0.0);
     for rank in ["0", "1"] {
-        assert!(daemon.metric(&format!("beit_trainer_data_wait_seconds_total{{rank=\"{rank}\"}}")) >= 0.0);
+        assert!(daemon.metric(&format!("beit_trainer_data_wait_seconds_sum{{rank=\"{rank}\"}}")) >= 0.0);
     }
     let page = daemon.ask("GET /");
     assert!(page.contains("pretrain-tiny-cpu") && page.contains("running"), "{page}");

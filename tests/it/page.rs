@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::house::{command, demo_photos, root, succeed};
+use crate::house::{command, demo_photos, npm, root, succeed};
 
 /// Longest wait for the daemon.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -122,6 +122,7 @@ fn people_watch_a_run_and_steer_it_from_the_page() {
     browser.go(&origin);
 
     it_lives(&browser);
+    it_shows_pictures(&browser, &daemon);
     only_the_token_opens(&browser, &daemon);
     a_click_saves_a_checkpoint(&browser, &daemon);
 
@@ -174,12 +175,48 @@ fn it_lives(browser: &Browser) {
         assert!(begun.elapsed() < PATIENCE, "not drawn: {now:?}");
         std::thread::sleep(Duration::from_millis(200));
     }
+    browser.wait_for_text("#readiness", |text| text.starts_with("Training: step "));
     browser.wait_for_text("#log", |text| text.contains("step"));
     browser.wait_for_text("#plan", |text| text.lines().count() > 5);
     let ranks = browser
         .js("return [...document.querySelectorAll('#ranks tr')].map((row) => row.cells[0].textContent)");
     assert_eq!(ranks, json!(["0", "1"]));
     browser.wait_for_text("#stages", |text| text.contains("entropy") && text.contains('%'));
+}
+
+/// The fixed samples of the run directory, each picture loaded, with the captions of the index.
+fn it_shows_pictures(browser: &Browser, daemon: &Daemon) {
+    let begun = Instant::now();
+    loop {
+        let shown = browser.js(
+            "return [...document.querySelectorAll('#pictures figure')].map((figure) => [
+                figure.querySelector('figcaption').textContent,
+                [...figure.querySelectorAll('img')].map((image) => image.complete && image.naturalWidth >= 56 && image.alt !== '')])",
+        );
+        let answer = daemon.ask("/api/v1/samples");
+        let index: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let samples = index["samples"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let wanted = samples.iter().enumerate().map(|(number, sample)| {
+            let (correct, masked) = (sample["correct"].as_u64().unwrap(), sample["masked"].as_u64().unwrap());
+            let ratio = 100.0 * correct as f64 / masked as f64;
+            let caption =
+                format!("Sample {}: {correct} of {masked} masked tokens right ({ratio:.1} %)", number + 1);
+            let kinds = ["view", "masked_view", "true", "predicted"];
+            let pictures = kinds.iter().filter(|kind| sample[**kind].is_string()).map(|_| true);
+            json!([caption, pictures.collect::<Vec<_>>()])
+        });
+        let wanted: Vec<Value> = wanted.collect();
+        if !wanted.is_empty() && shown == json!(wanted) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "pictures shown: {shown}; the index: {wanted:?}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let why = browser.text("#pictures-text");
+    assert!(
+        why.starts_with("Step ") && (why.contains("Tokens of") || why.contains("No reconstruction:")),
+        "{why}"
+    );
 }
 
 /// No token and a wrong one are told apart, and change nothing.
@@ -264,14 +301,7 @@ fn everybody_can_use_it(browser: &Browser) {
     {
         assert!(reached.iter().any(|id| id == wanted), "the tab key does not reach {wanted}: {reached:?}");
     }
-    let axe = root().join(".deps/node_modules/axe-core/axe.min.js");
-    let axe = std::fs::read_to_string(&axe).unwrap_or_else(|error| {
-        panic!(
-            "this test checks accessibility with axe-core 4.14.1 and {} is missing ({error}): \
-             npm install --prefix .deps --no-save axe-core@4.14.1",
-            axe.display()
-        )
-    });
+    let axe = std::fs::read_to_string(npm("axe-core/axe.min.js")).unwrap();
     browser.js(&axe);
     let found = |browser: &Browser| {
         let rules = "axe.run(document).then((found) => found.violations.map((each) =>

@@ -9,7 +9,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use beit_loader::LoaderStats;
+use beit_loader::{Histogram, LoaderStats};
 
 /// A number that one thread writes and others read.
 #[derive(Debug)]
@@ -85,17 +85,45 @@ impl Stage {
 pub struct RankStats {
     /// Its number among all ranks.
     pub rank: u32,
-    /// Time spent waiting for batches so far, in ns.
-    pub data_wait_ns: AtomicU64,
-    /// Time spent in forward and backward so far, all-reduce included, in ns.
-    pub step_ns: AtomicU64,
+    /// Batches taken from the loader; with the next one on its way to a GPU, one more than is being learned from.
+    pub batches: AtomicU64,
+    /// Waiting for a batch, each time.
+    pub data_wait: Histogram,
+    /// Each step, from asking for its batch to the end of its update; checkpoints and pauses come after it.
+    pub step: Histogram,
+    /// What each step waited for other ranks: for their counts of hidden patches, for the last averages after its own
+    /// backward, and for them to agree.
+    pub all_reduce: Histogram,
     stage: AtomicU8,
     stage_since_ns: AtomicU64,
+    /// Time in each stage before the present one.
+    stage_ns: [AtomicU64; Stage::ALL.len()],
+}
+
+impl RankStats {
+    fn new(rank: u32) -> RankStats {
+        RankStats {
+            rank,
+            batches: AtomicU64::new(0),
+            data_wait: Histogram::new(),
+            step: Histogram::new(),
+            all_reduce: Histogram::new(),
+            stage: AtomicU8::new(Stage::Start as u8),
+            stage_since_ns: AtomicU64::new(0),
+            stage_ns: Default::default(),
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::ALL[usize::from(self.stage.load(Acquire)).min(Stage::ALL.len() - 1)]
+    }
 }
 
 /// The checkpoints of this run.
 #[derive(Debug)]
 pub struct CheckpointStats {
+    /// Attempts begun since the start.
+    pub begun: AtomicU64,
     /// Published since the start.
     pub published: AtomicU64,
     /// Attempts that failed since the start; training went on.
@@ -205,16 +233,9 @@ impl TrainStats {
             mfu: Gauge::new(f64::NAN),
             first_wait_ns: zero(),
             train_ns: zero(),
-            ranks: ranks
-                .map(|rank| RankStats {
-                    rank,
-                    data_wait_ns: zero(),
-                    step_ns: zero(),
-                    stage: AtomicU8::new(Stage::Start as u8),
-                    stage_since_ns: zero(),
-                })
-                .collect(),
+            ranks: ranks.map(RankStats::new).collect(),
             checkpoint: CheckpointStats {
+                begun: zero(),
                 published: zero(),
                 failures: zero(),
                 skipped: zero(),
@@ -234,7 +255,7 @@ impl TrainStats {
     /// anything was trained.
     pub fn data_wait_ratio(&self) -> Option<f64> {
         let first = self.first_wait_ns.load(Relaxed);
-        let waited: u64 = self.ranks.iter().map(|rank| rank.data_wait_ns.load(Relaxed)).sum();
+        let waited: u64 = self.ranks.iter().map(|rank| rank.data_wait.sum().as_nanos() as u64).sum();
         let ranks = self.ranks.len() as u64;
         let all = (ranks * self.train_ns.load(Relaxed)).saturating_sub(first);
         (all > 0).then(|| waited.saturating_sub(first) as f64 / all as f64)
@@ -263,19 +284,62 @@ impl TrainStats {
     /// What local rank `local` is doing, and for how many seconds.
     pub fn stage(&self, local: usize) -> (Stage, f64) {
         let rank = &self.ranks[local];
-        let stage = Stage::ALL[usize::from(rank.stage.load(Acquire)).min(Stage::ALL.len() - 1)];
-        let now = self.origin.elapsed().as_nanos() as u64;
-        (stage, now.saturating_sub(rank.stage_since_ns.load(Relaxed)) as f64 / 1e9)
+        let stage = rank.stage();
+        (stage, self.now_ns().saturating_sub(rank.stage_since_ns.load(Relaxed)) as f64 / 1e9)
+    }
+
+    /// How many seconds local rank `local` has been in each stage, the present one included, in the order of [`Stage::ALL`].
+    /// Together they are the time since the start.
+    pub fn stage_seconds(&self, local: usize) -> [f64; Stage::ALL.len()] {
+        let (now, present) = self.stage(local);
+        let before = &self.ranks[local].stage_ns;
+        std::array::from_fn(|at| {
+            let present = if at == now as usize { present } else { 0.0 };
+            before[at].load(Relaxed) as f64 / 1e9 + present
+        })
     }
 
     pub(crate) fn enter(&self, local: usize, stage: Stage) {
-        let rank = &self.ranks[local];
-        rank.stage_since_ns.store(self.origin.elapsed().as_nanos() as u64, Relaxed);
+        let (rank, now) = (&self.ranks[local], self.now_ns());
+        // Only the rank itself writes these. A reader in between may miss the time of the stage that ends here, once.
+        let spent = now.saturating_sub(rank.stage_since_ns.swap(now, Relaxed));
+        rank.stage_ns[rank.stage() as usize].fetch_add(spent, Relaxed);
         rank.stage.store(stage as u8, Release);
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
     }
 }
 
 /// Milliseconds since 1970.
 pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_of_all_stages_are_the_time_since_the_start() {
+        let stats = TrainStats::new(0..2);
+        for stage in [Stage::Data, Stage::Step, Stage::Data, Stage::Checkpoint] {
+            stats.enter(1, stage);
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
+        let before = stats.origin.elapsed().as_secs_f64();
+        let seconds = stats.stage_seconds(1);
+        let after = stats.origin.elapsed().as_secs_f64();
+        let sum: f64 = seconds.iter().sum();
+        assert!(sum >= before - 1e-6 && sum <= after + 1e-6, "{sum} is not between {before} and {after}");
+        assert!(seconds[Stage::Data as usize] >= 0.006, "{seconds:?}");
+        assert!(seconds[Stage::Step as usize] >= 0.003, "{seconds:?}");
+        assert!(seconds[Stage::Checkpoint as usize] >= 0.003, "{seconds:?}");
+        assert_eq!(seconds[Stage::Paused as usize], 0.0);
+        assert!(
+            stats.stage_seconds(0)[Stage::Start as usize] >= 0.012,
+            "nothing has begun on the other rank"
+        );
+    }
 }

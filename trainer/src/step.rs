@@ -1,6 +1,7 @@
 //! One rank's replica of the model and what it does in a step.
 
 use std::borrow::Borrow;
+use std::time::{Duration, Instant};
 
 use beit_loader::Batch;
 use beit_torch::{Reducer, ReducerOptions, clip_to_norm, foreach_norm};
@@ -30,6 +31,8 @@ pub(crate) struct Seen {
 pub(crate) struct Learned {
     loss: Tensor,
     mlm_acc: Tensor,
+    /// How long this rank stood waiting for the others' counts of hidden patches.
+    pub waited: Duration,
 }
 
 impl Learned {
@@ -148,14 +151,16 @@ impl Replica {
     ) -> Result<Learned, TrainError> {
         let mut pending = Some(Weights::ask(self.loss_mean, comm, hidden)?);
         self.optimizer.zero_grad().map_err(torch("zeroing gradients"))?;
-        let mut weights = Vec::new();
+        let (mut weights, mut waited) = (Vec::new(), Duration::ZERO);
         let mut seen: Option<[Tensor; 2]> = None;
         for (part, (number, input)) in (0..self.micro_batches).zip(parts.into_iter().enumerate()) {
             let input = input?;
             let last = part + 1 == self.micro_batches;
             let score = self.forward(input.borrow(), step, part, last)?;
             if let Some(pending) = pending.take() {
+                let asked = Instant::now();
                 weights = pending.get()?;
+                waited = asked.elapsed();
             }
             let weight: f64 = weights[number];
             self.backward(&score, weight, last)?;
@@ -171,7 +176,14 @@ impl Replica {
         let Some([loss, mlm_acc]) = seen else {
             return Err(TrainError::Broken("a step has no micro-batch".to_owned()));
         };
-        Ok(Learned { loss, mlm_acc })
+        Ok(Learned { loss, mlm_acc, waited })
+    }
+
+    /// How long the newest backward waited for the other ranks' gradients when its own were all there; its numbers must
+    /// have been read.
+    pub(crate) fn exposed(&self) -> Result<Duration, TrainError> {
+        let exposed = self.reducer.exposed().map_err(torch("asking how long gradients were waited for"))?;
+        Ok(exposed.unwrap_or_default())
     }
 
     /// The likeliest token of each hidden patch, as in evaluation: no drop path, no draw, nothing that training would notice.

@@ -3,11 +3,15 @@
 
 #[path = "it/fifty_steps.rs"]
 mod fifty_steps;
+#[path = "it/pictures.rs"]
+mod pictures;
 #[path = "../src/testing.rs"]
 mod testing;
 
 use std::fs;
+use std::io;
 use std::net::TcpListener;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -81,8 +85,44 @@ fn wait_for(child: &mut Child, what: impl Fn() -> bool) {
     }
 }
 
-fn start(command: &mut Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+/// A trainer that does not outlive its test, however that ends.
+struct Trainer(Option<Child>);
+
+impl Trainer {
+    fn wait_with_output(mut self) -> io::Result<Output> {
+        self.0.take().unwrap().wait_with_output()
+    }
+}
+
+impl Deref for Trainer {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl DerefMut for Trainer {
+    fn deref_mut(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+}
+
+impl Drop for Trainer {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill(); // of one that has ended long ago, too: its number stays ours until it is waited for
+            let _ = child.wait();
+        }
+    }
+}
+
+fn spawn(command: &mut Command) -> Trainer {
+    Trainer(Some(command.spawn().unwrap()))
+}
+
+fn start(command: &mut Command) -> Trainer {
+    spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
@@ -222,14 +262,16 @@ fn kill_9_at_any_moment_and_the_run_ends_as_if_nothing_had_been() {
     assert!(while_writing > 0, "no kill came while a checkpoint was written");
 }
 
-/// A file system of 8 MB that goes with its guard; `None` where this process may not mount one.
+/// A small file system that goes with its guard; `None` where this process may not mount one.
 struct Small(PathBuf);
 
 impl Small {
-    fn mount(path: PathBuf) -> Option<Small> {
-        fs::create_dir(&path).unwrap();
+    /// `size` as mount takes it.
+    fn mount(path: PathBuf, size: &str) -> Option<Small> {
+        fs::create_dir_all(&path).unwrap();
+        let size = format!("size={size}");
         let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "beit-test"]).arg(&path).output();
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "beit-test"]).arg(&path).output();
         match mounted {
             Ok(output) if output.status.success() => Some(Small(path)),
             other => {
@@ -249,11 +291,11 @@ impl Drop for Small {
 #[test]
 fn a_file_system_that_is_really_full_costs_checkpoints_and_not_the_run() {
     let house = House::new();
-    let Some(small) = Small::mount(house.path("small")) else { return };
+    let Some(small) = Small::mount(house.path("small"), "8m") else { return };
     let settings = ["steps=1000000", "save_every_steps=20", "keep_last=1", "embed_dim=64"];
     let errors = house.path("stderr");
     let mut train = house.train("small/a.run", 1, &settings);
-    let mut child = train.stdout(Stdio::null()).stderr(fs::File::create(&errors).unwrap()).spawn().unwrap();
+    let mut child = spawn(train.stdout(Stdio::null()).stderr(fs::File::create(&errors).unwrap()));
     let told = |words: &str| fs::read_to_string(&errors).unwrap().matches(words).count();
     wait_for(&mut child, || told("Checkpoint published.") > 0);
     let filler = small.0.join("filler");
@@ -303,7 +345,7 @@ fn a_full_disk_keeps_the_old_checkpoints_and_says_so() {
 }
 
 /// Two processes that meet as torchrun's do.
-fn launch(house: &House, run: &str, settings: &[&str]) -> Vec<Child> {
+fn launch(house: &House, run: &str, settings: &[&str]) -> Vec<Trainer> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let variables = |rank: u32| {
         let rank = rank.to_string();
@@ -320,7 +362,7 @@ fn launch_with(
     ranks: u32,
     settings: &[&str],
     variables: impl Fn(u32) -> Vec<(String, String)>,
-) -> Vec<Child> {
+) -> Vec<Trainer> {
     (0..2).map(|process| start(house.train(run, ranks, settings).envs(variables(process)))).collect()
 }
 

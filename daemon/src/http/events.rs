@@ -139,9 +139,9 @@ impl Watcher {
 
 /// The board without what is long and comes by other ways: the plan's text and the events.
 fn brief(door: &Door) -> Vec<u8> {
-    let mut facts = door.board.facts();
-    facts.events.clear();
-    let mut value = serde_json::to_value(&facts).unwrap_or_default();
+    let mut shown = door.board.shown();
+    shown.facts.events.clear();
+    let mut value = serde_json::to_value(&shown).unwrap_or_default();
     if let Some(plan) = value["plan"].as_object_mut() {
         plan.remove("text");
     }

@@ -10,18 +10,20 @@
 mod line;
 
 use crate::devices;
+use crate::listen;
 use crate::pack::Packer;
 use crate::part::{Part, PartFile, Stretch};
 use crate::pixels::Pixels;
 use crate::prepare::{Batching, Making};
 use crate::progress::Progress;
 use crate::source::{Listing, Source};
-use crate::stages::Stages;
+use crate::tally::Tally;
 use anyhow::{Context, Result, anyhow, ensure};
 use beit_shards::{SetSpec, TokenizerRef};
 use beit_tokenizer::{Precision, Tokenizer};
 use beit_views::{Interpolation, PatchGrid, ViewSpec};
 use line::Line;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
     beit-shard build photos/ --tokenizer embedded --views 4            a trial\n  \
     beit-shard build train.tar extra/ data.parquet --out all.shards  tars, folders and Parquet files together\n  \
     beit-shard build imagenet22k/ --part auto --pixels short256        one task of a Slurm array or indexed job\n  \
+    beit-shard build imagenet22k/ --listen 127.0.0.1:9778            numbers for Prometheus at /metrics meanwhile\n  \
     beit-shard build cifar10/train --tokenizer my.safetensors --second-input-size 32 \\\n      \
         --second-interpolation bicubic --crop-scale 0.4,1 --color-jitter 0 --views 8\n\n\
     Interrupted or killed, the same command goes on where it stopped and ends with the same bytes.")]
@@ -87,6 +90,9 @@ pub struct Args {
     /// Brightness, contrast and saturation are scaled by 1 ± this; 0 = no jitter
     #[arg(long, default_value_t = 0.4)]
     pub color_jitter: f64,
+    /// Serve /metrics for Prometheus and /healthz here while it works; port 0 picks a free one, which is printed
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
     /// Print a summary object as the last line of stdout
     #[arg(long)]
     pub json: bool,
@@ -127,7 +133,7 @@ impl Job {
     }
 
     /// The packing line for a source.
-    pub fn line<'a>(&'a self, source: Listing<'a>, stages: &'a Stages, stop: &'a AtomicBool) -> Line<'a> {
+    pub fn line<'a>(&'a self, source: Listing<'a>, tally: &'a Tally, stop: &'a AtomicBool) -> Line<'a> {
         let SetSpec { seed, views, .. } = self.spec;
         Line {
             source,
@@ -135,7 +141,7 @@ impl Job {
             batching: self.batching,
             tokenizers: &self.tokenizers,
             jobs: self.jobs,
-            stages,
+            tally,
             stop,
         }
     }
@@ -145,15 +151,25 @@ impl Job {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let part = args.part.as_deref().map(|text| Part::read(text, &|name| std::env::var(name).ok()));
     let part = part.transpose().context("reading --part")?;
+    let tally = tally(args)?;
     // What is wrong with the source is said before the tokenizer is looked for.
     let source = Source::open(&args.sources)?;
     let out = output(args)?;
     let job = Job::of(args)?;
     let stop = stop_on_signals()?;
-    match pack(args, part, &source, &out, &job, &stop)? {
+    match pack(args, part, &source, (&job, &out), &tally, &stop)? {
         Some(()) => Ok(ExitCode::SUCCESS),
         None => Ok(ExitCode::from(130)),
     }
+}
+
+/// What this process counts, and shows where `--listen` says.
+pub fn tally(args: &Args) -> Result<Arc<Tally>> {
+    let tally = Arc::new(Tally::start());
+    if let Some(address) = args.listen {
+        listen::open(address, &tally, &output(args)?)?;
+    }
+    Ok(tally)
 }
 
 /// Packs a whole source, or one part of it; `None` when the user stopped it.
@@ -161,8 +177,8 @@ pub fn pack(
     args: &Args,
     part: Option<Part>,
     source: &Source,
-    out: &Path,
-    job: &Job,
+    (job, out): (&Job, &Path),
+    tally: &Tally,
     stop: &AtomicBool,
 ) -> Result<Option<()>> {
     let out = part.map_or_else(|| out.to_owned(), |part| part.beside(out));
@@ -186,9 +202,8 @@ pub fn pack(
             ))
         );
     }
-    let mut progress = Progress::new(args.views, packer.entries_done());
-    let stages = Stages::start();
-    let ended = job.line(source.listing(), &stages, stop).run(&mut packer, &mut progress);
+    let mut progress = Progress::new(args.views, packer.entries_done(), tally);
+    let ended = job.line(source.listing(), tally, stop).run(&mut packer, &mut progress);
     progress.finish();
     ended?;
     if stop.load(Ordering::SeqCst) {
@@ -200,7 +215,7 @@ pub fn pack(
         );
         return Ok(None);
     }
-    let summary = packer.finish(args.max_bad, &progress, &stages)?;
+    let summary = packer.finish(args.max_bad, &progress)?;
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {

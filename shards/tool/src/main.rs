@@ -7,8 +7,10 @@ mod build;
 mod cat;
 mod devices;
 mod fetch;
+mod listen;
 mod listing;
 mod merge;
+mod metrics;
 mod pack;
 mod part;
 mod pixels;
@@ -20,6 +22,7 @@ mod shards;
 mod source;
 mod stages;
 mod stats;
+mod tally;
 mod tokenizer;
 mod verify;
 mod watch;
@@ -36,6 +39,7 @@ use std::process::ExitCode;
     after_help = "Examples:\n  \
         beit-shard build imagenet22k/                              pack beside the source, into imagenet22k.shards/\n  \
         beit-shard build photos/ --tokenizer embedded --views 4    a trial with the small built-in tokenizer\n  \
+        beit-shard watch photos/ --listen 127.0.0.1:9778           pack what arrives, with /metrics for Prometheus\n  \
         beit-shard verify imagenet22k.shards                       check every byte; exit 0 only for a sound set\n  \
         beit-shard repair imagenet22k/ --shards imagenet22k.shards make damaged records again from the source\n  \
         beit-shard stats imagenet22k.shards                        classes, sizes, bytes, token usage, quarantine\n  \

@@ -13,7 +13,6 @@ use crate::pixels::Pixels;
 use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::source::Entry;
-use crate::stages::{Stages, timed};
 use anyhow::{Context, Result, bail, ensure};
 use beit_shards::{
     Covered, Io, MANIFEST_FILE, Manifest, Record, SampleId, SetSpec, Shard, ShardInfo, ShardWriter,
@@ -168,11 +167,6 @@ impl Packer {
         self.stretch.entries.start + self.entries_done()
     }
 
-    /// Position in the whole listing of the first entry of this build.
-    pub fn first_entry(&self) -> u64 {
-        self.stretch.entries.start
-    }
-
     fn next_shard(&self) -> u64 {
         self.stretch.first_shard + self.done.len() as u64
     }
@@ -268,8 +262,11 @@ impl Packer {
     }
 
     /// Publishes the last shard, then the manifest and the catalog, unless too many images are bad.
-    pub fn finish(mut self, max_bad: f64, progress: &Progress, stages: &Stages) -> Result<Summary> {
-        timed(&stages.write, || self.cut())?;
+    pub fn finish(mut self, max_bad: f64, progress: &Progress<'_>) -> Result<Summary> {
+        let write = &progress.tally().stages.write;
+        let shards = self.done.len();
+        write.timed(|| self.cut())?;
+        progress.tally().published(self.done.len() - shards);
         let entries = self.entries_done();
         let whole = self.stretch.is_whole();
         if entries == 0 && whole {
@@ -294,9 +291,8 @@ impl Packer {
         );
         let (first_shard, first) = self.stretch.listed_from();
         let numbers: Vec<u64> = (first_shard..self.next_shard()).collect();
-        let manifest = timed(&stages.write, || {
-            beit_shards::publish_shards(&self.out, &self.spec, &self.classes, &numbers, first)
-        })?;
+        let manifest = write
+            .timed(|| beit_shards::publish_shards(&self.out, &self.spec, &self.classes, &numbers, first))?;
         let tokens = progress.done() * u64::from(self.spec.views) * self.spec.tokens() as u64;
         Ok(Summary {
             samples: self.samples,
@@ -308,7 +304,7 @@ impl Packer {
             seconds: progress.seconds(),
             images_per_s: progress.images_per_s(),
             tokens_per_s: tokens as f64 / progress.seconds().max(1e-9),
-            cpu_seconds: stages.seconds(),
+            cpu_seconds: progress.cpu_seconds(),
             digest: manifest.digest().to_string(),
             next: self.stretch.next(&self.out),
             out: self.out.display().to_string(),

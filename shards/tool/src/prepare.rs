@@ -4,7 +4,7 @@ use crate::fetch::fetch;
 use crate::pixels::Pixels;
 use crate::room::{ROOM, Room, Seat};
 use crate::source::Entry;
-use crate::stages::{Stages, timed};
+use crate::stages::Stages;
 use beit_shards::SampleId;
 use beit_views::{DecodeError, Limits, PayloadKind, Renderer, RgbImage, SeedKey, View, ViewSpec};
 use std::sync::atomic::Ordering;
@@ -128,17 +128,17 @@ impl<'a> Preparer<'a> {
         let mut items = Vec::with_capacity(group.entries.len());
         for (mut entry, out) in group.entries.into_iter().zip(views.chunks_exact_mut(image_bytes)) {
             let outcome = self.prepare_image(group.index, &mut entry, out);
-            self.stages.images.fetch_add(1, Ordering::Relaxed);
             items.push((entry, outcome));
         }
         PreparedGroup { index: group.index, items, views }
     }
 
     fn prepare_image(&mut self, group: u64, entry: &mut Entry, out: &mut [u8]) -> Outcome {
-        let bytes = match timed(&self.stages.read, || fetch(&mut entry.place, &self.limits)) {
+        let bytes = match self.stages.read.image(|| fetch(&mut entry.place, &self.limits)) {
             Ok(bytes) => bytes,
             Err(refusal) => return Outcome::Bad { reason: refusal.reason, detail: refusal.detail },
         };
+        self.stages.source_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.render(&bytes, (group, SampleId::of_path(&entry.path)), out).unwrap_or_else(|error| {
             out.fill(0);
             Outcome::Bad { reason: error.reason(), detail: error.to_string() }
@@ -153,10 +153,10 @@ impl<'a> Preparer<'a> {
     ) -> Result<Outcome, DecodeError> {
         let Making { spec, seed, views, pixels } = self.making;
         let stages = self.stages;
-        let (image, alone) = self.decode(bytes, group)?;
-        let (image, kind, payload) = timed(&stages.relayout, || pixels.keep(bytes, image))?;
+        let (image, alone) = stages.decode.image(|| self.decode(bytes, group))?;
+        let (image, kind, payload) = stages.relayout.image(|| pixels.keep(bytes, image))?;
         let mut greys = Vec::with_capacity(views as usize);
-        timed(&stages.render, || {
+        stages.render.image(|| {
             for (k, out) in out.chunks_exact_mut(view_bytes(spec.token_px)).enumerate() {
                 let view = View::draw(spec, image.width, image.height, SeedKey::view(seed, id.0, k as u32));
                 let grey = beit_views::contrast_grey(&image, &view.jitter);
@@ -177,12 +177,12 @@ impl<'a> Preparer<'a> {
     /// Decodes; a large image only when there is room for it, and while no other large one is being decoded.
     fn decode(&self, bytes: &[u8], group: u64) -> Result<(RgbImage, Option<Alone>), DecodeError> {
         let small = Limits { max_pixels: LARGE.min(self.limits.max_pixels), ..self.limits };
-        match timed(&self.stages.decode, || beit_views::decode(bytes, &small)) {
+        match beit_views::decode(bytes, &small) {
             Err(DecodeError::TooLarge { .. }) => {
                 // Its own length, in pixels and as a payload, is known only afterwards.
                 let seat = self.room.take(group, ROOM);
                 let alone = LARGE_IMAGE.lock().unwrap_or_else(PoisonError::into_inner);
-                let image = timed(&self.stages.decode, || beit_views::decode(bytes, &self.limits))?;
+                let image = beit_views::decode(bytes, &self.limits)?;
                 Ok((image, Some((seat, alone))))
             }
             decoded => Ok((decoded?, None)),

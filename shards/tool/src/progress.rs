@@ -1,5 +1,7 @@
 //! What a long build says while it works: a bar with rate and ETA on a terminal, a line now and then elsewhere.
 
+use crate::stages::CpuSeconds;
+use crate::tally::Tally;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -8,7 +10,10 @@ use std::time::{Duration, Instant};
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// Progress of a build, counted in images.
-pub struct Progress {
+pub struct Progress<'a> {
+    tally: &'a Tally,
+    /// What the process had spent before.
+    before: CpuSeconds,
     bar: ProgressBar,
     started: Instant,
     last_line: Instant,
@@ -21,9 +26,10 @@ pub struct Progress {
     on_terminal: bool,
 }
 
-impl Progress {
-    /// `views` is K, `already` the images of finished shards.
-    pub fn new(views: u32, already: u64) -> Self {
+impl<'a> Progress<'a> {
+    /// A line begins: `views` is K, `already` the images of finished shards.
+    pub fn new(views: u32, already: u64, tally: &'a Tally) -> Self {
+        tally.line_begins(already);
         let on_terminal = std::io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(
             None,
@@ -37,6 +43,8 @@ impl Progress {
         bar.reset_eta();
         let now = Instant::now();
         Self {
+            tally,
+            before: tally.stages.seconds(),
             bar,
             started: now,
             last_line: now,
@@ -102,6 +110,16 @@ impl Progress {
     /// Images this process has dealt with.
     pub fn done(&self) -> u64 {
         self.done
+    }
+
+    /// What is counted beside the bar.
+    pub fn tally(&self) -> &'a Tally {
+        self.tally
+    }
+
+    /// Processor time since the start.
+    pub fn cpu_seconds(&self) -> CpuSeconds {
+        self.tally.stages.seconds().since(self.before)
     }
 
     /// Seconds since the start.

@@ -12,7 +12,7 @@ use crate::build::{self, Job};
 use crate::pack::Packer;
 use crate::progress::Progress;
 use crate::source::{Place, Source};
-use crate::stages::Stages;
+use crate::tally::Tally;
 use anyhow::{Context, Result, ensure};
 use beit_shards::{Catalog, SampleId};
 use notify::{RecursiveMode, Watcher};
@@ -33,7 +33,8 @@ const TICK: Duration = Duration::from_millis(200);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     beit-shard watch photos/ --tokenizer embedded          pack what is there, then whatever arrives\n  \
-    beit-shard watch photos/ --tokenizer embedded --once   pack what is new since the last time, then exit (for cron)\n\n\
+    beit-shard watch photos/ --tokenizer embedded --once   pack what is new since the last time, then exit (for cron)\n  \
+    beit-shard watch photos/ --tokenizer embedded --listen 127.0.0.1:9778   with numbers for Prometheus at /metrics\n\n\
     A running beit-daemon takes new samples up at its next epoch. Give the same options each time. Which shard a sample\n\
     lands in follows from when it arrived; its id, views and tokens do not.")]
 pub struct Args {
@@ -69,12 +70,13 @@ struct Round {
 pub fn run(args: &Args) -> Result<ExitCode> {
     ensure!(args.build.part.is_none(), "a part of a set cannot grow; watch without --part");
     let stop = build::stop_on_signals()?;
+    let tally = build::tally(&args.build)?;
     // Before the first listing, so that nothing falls between the two.
     let (notices, _watcher) = watch(args)?;
     let out = build::output(&args.build)?;
     let job = Job::of(&args.build)?;
     loop {
-        let round = grow(args, &job, &out, &stop)?;
+        let round = grow(args, &job, &out, (&tally, &stop))?;
         if stop.load(Ordering::SeqCst) {
             break;
         }
@@ -167,8 +169,9 @@ fn is_empty(args: &Args) -> Result<bool> {
 }
 
 /// Adds at most one shard of what is new.
-fn grow(args: &Args, job: &Job, out: &Path, stop: &AtomicBool) -> Result<Round> {
+fn grow(args: &Args, job: &Job, out: &Path, (tally, stop): (&Tally, &AtomicBool)) -> Result<Round> {
     let (shard_size, pixels) = (args.build.shard_size, args.build.pixels);
+    tally.scans.fetch_add(1, Ordering::Relaxed);
     if !args.once && is_empty(args)? {
         tracing::info!("No images yet; waiting for the first.");
         return Ok(Round::default());
@@ -188,23 +191,28 @@ fn grow(args: &Args, job: &Job, out: &Path, stop: &AtomicBool) -> Result<Round> 
             return Ok(false);
         }
         if more.load(Ordering::Relaxed) {
+            tally.found(false);
             return Ok(false);
         }
-        let Some((len, modified)) = place.facts() else { return Ok(true) };
+        let Some((len, modified)) = place.facts() else {
+            tally.found(true);
+            return Ok(true);
+        };
         if is_young(modified, args.settle) {
             unsettled.fetch_add(1, Ordering::Relaxed);
+            tally.found(false);
             return Ok(false);
         }
         let sum = bytes.fetch_add(len, Ordering::Relaxed) + len;
         more.store(sum >= shard_size, Ordering::Relaxed);
+        tally.found(true);
         Ok(true)
     };
     let start = packer.next_entry();
     let listing = source.growing(&filter, start, labels);
     packer.set_classes(classes);
-    let mut progress = Progress::new(args.build.views, 0);
-    let stages = Stages::start();
-    let ended = job.line(listing, &stages, stop).run(&mut packer, &mut progress);
+    let mut progress = Progress::new(args.build.views, start, tally);
+    let ended = job.line(listing, tally, stop).run(&mut packer, &mut progress);
     progress.finish();
     ended?;
     let round = Round { unsettled: unsettled.load(Ordering::Relaxed), more: more.load(Ordering::Relaxed) };
@@ -214,7 +222,7 @@ fn grow(args: &Args, job: &Job, out: &Path, stop: &AtomicBool) -> Result<Round> 
     }
     let all = start + packer.entries_done();
     let all_bad = manifest.map_or(0, |manifest| manifest.quarantined) + packer.quarantined();
-    let summary = packer.finish(1.0, &progress, &stages)?;
+    let summary = packer.finish(1.0, &progress)?;
     if args.build.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {

@@ -116,7 +116,9 @@ impl Pictures {
                 self.failed = true;
             }
         }
-        self.last = Some((begun, begun.elapsed()));
+        let took = begun.elapsed();
+        tracing::debug!(step, seconds = took.as_secs_f64(), "Asked the model for pictures.");
+        self.last = Some((begun, took));
     }
 
     /// The likeliest tokens of each sample's hidden patches.

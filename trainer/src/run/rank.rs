@@ -92,17 +92,19 @@ pub(super) fn train(
             stats.first_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
         }
         stats.enter(local, Stage::Step);
-        let stepping = Instant::now();
         let learned = replica.learn(staged, comm)?;
         if step + 1 < plan.steps && exchange != Some(step + 1) && batches.is_ready() {
             ahead = Some(take(shared, comm, &replica, &mut batches, step + 1)?); // while the device computes
         }
+        let weights_waited = learned.waited;
         let seen = learned.read()?;
-        stats.ranks[local].step_ns.fetch_add(stepping.elapsed().as_nanos() as u64, Relaxed);
+        let exchanged = weights_waited + replica.exposed()?;
 
         stats.enter(local, Stage::Agree);
         let (gradients, grad_norm) = replica.clip()?;
+        let agreeing = Instant::now();
         let agreed = agree(shared, comm, seen, grad_norm, samples)?;
+        stats.ranks[local].all_reduce.add(exchanged + agreeing.elapsed());
         stats.enter(local, Stage::Update);
         let (lr, weight_decay) = match &agreed.odd {
             None => {
@@ -128,10 +130,11 @@ pub(super) fn train(
         };
         drop(gradients);
         step += 1;
+        let took = begun.elapsed();
+        stats.ranks[local].step.add(took);
         if local == 0 {
             stats.loss_scale.set(replica.scaler().map_or(1.0, |scaler| scaler.scale));
             let update = Update { lr, weight_decay, grad_norm };
-            let took = begun.elapsed();
             tell(shared, step, epoch, &agreed, update, waited, took);
             if let Some(reporter) = &mut reporter {
                 reporter.step(shared, step, &numbers(&agreed, update, stats.loss_scale.get()), waited, took);
@@ -204,7 +207,8 @@ fn take(
     let batch = batches.next().map_err(|error| TrainError::Data(Box::new(error)))?;
     let waited = begun.elapsed();
     let local = (comm.rank - plan.world.first) as usize;
-    stats.ranks[local].data_wait_ns.fetch_add(waited.as_nanos() as u64, Relaxed);
+    stats.ranks[local].data_wait.add(waited);
+    stats.ranks[local].batches.fetch_add(1, Relaxed);
     check(&batch, step)?;
     if step == shared.first_step {
         first_batch(shared, comm, &batch);

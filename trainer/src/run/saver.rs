@@ -79,6 +79,7 @@ impl Saver {
         standing: Standing,
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
+        shared.stats.checkpoint.begun.fetch_add(1, Relaxed);
         self.settle()?;
         let mut snapshot = self.snapshot.take().unwrap_or_default();
         let state = state(shared, replica, &standing)?;

@@ -26,7 +26,19 @@ namespace {
 struct StoreHandle { c10::intrusive_ptr<c10d::Store> store; };
 struct GroupHandle { c10::intrusive_ptr<c10d::ProcessGroup> group; };
 struct WorkHandle { c10::intrusive_ptr<c10d::Work> work; };
-struct ReducerHandle { std::unique_ptr<c10d::Reducer> reducer; };
+
+// c10d takes the times of some steps for its own log; this one takes those of every step, and tells.
+struct TimedReducer : c10d::Reducer {
+  using c10d::Reducer::Reducer;
+
+  // From this rank's last gradient to the last average, in the newest backward; -1: not taken.
+  int64_t exposed_ns() {
+    using Event = c10d::Timer::Event;
+    if (!timer_) return -1;
+    return timer_->measureDifference(Event::kBackwardComputeEnd, Event::kBackwardCommEnd).value_or(-1);
+  }
+};
+struct ReducerHandle { std::unique_ptr<TimedReducer> reducer; };
 
 // Runs `body`; turns whatever it throws into a message and returns `failed` instead.
 template <class Failed, class Body>
@@ -390,10 +402,12 @@ void* bt_reducer_new(void* group, at::Tensor* const* parameters, const char* con
     c10d::verify_params_across_processes(ranks, params, std::nullopt);
     std::unordered_map<size_t, std::string> named;
     for (size_t i = 0; i < count; i++) named[i] = names[i];
-    return new ReducerHandle{std::make_unique<c10d::Reducer>(
+    auto timed = std::make_unique<TimedReducer>(
         params, buckets, ranks, sparse, bucket_bytes, find_unused != 0, gradient_as_bucket_view != 0, named,
         first_bucket_bytes, /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false,
-        std::vector<int64_t>{})};
+        std::vector<int64_t>{});
+    timed->set_ddp_runtime_logging_sample_rate(1);
+    return new ReducerHandle{std::move(timed)};
   });
 }
 
@@ -416,6 +430,10 @@ int64_t bt_reducer_buckets(void* reducer, char** err) {
   return guarded(err, -1, [&]() -> int64_t {
     return static_cast<int64_t>(static_cast<ReducerHandle*>(reducer)->reducer->get_grad_buckets().size());
   });
+}
+
+int64_t bt_reducer_exposed_ns(void* reducer, char** err) {
+  return guarded(err, -2, [&]() -> int64_t { return static_cast<ReducerHandle*>(reducer)->reducer->exposed_ns(); });
 }
 
 void bt_reducer_free(void* reducer) {

@@ -101,6 +101,7 @@ unsafe extern "C" {
         err: Message,
     ) -> c_int;
     pub(crate) fn bt_reducer_buckets(reducer: *mut c_void, err: Message) -> i64;
+    pub(crate) fn bt_reducer_exposed_ns(reducer: *mut c_void, err: Message) -> i64;
     pub(crate) fn bt_reducer_free(reducer: *mut c_void);
 
     pub(crate) fn bt_fused_adamw(

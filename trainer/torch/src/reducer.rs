@@ -1,6 +1,8 @@
 //! Gradients averaged over ranks while backward is still running.
 #![expect(unsafe_code, reason = "calls the C++ shim")]
 
+use std::time::Duration;
+
 use tch::Tensor;
 
 use crate::error::TorchError;
@@ -108,6 +110,21 @@ impl Reducer {
         // SAFETY: the handle is live.
         let count = call(doing, |err| unsafe { ffi::bt_reducer_buckets(self.0, err) })?;
         Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// How long the newest backward stood waiting at its end: from this rank's last gradient until the last average was
+    /// there. What was sent before that, while gradients were still being computed, is not in it. On a GPU, call this
+    /// only when the step's numbers are there, for it waits for them.
+    ///
+    /// `None` before the first backward, and where backward took no average.
+    ///
+    /// # Errors
+    /// libtorch cannot tell
+    pub fn exposed(&self) -> Result<Option<Duration>, TorchError> {
+        let doing = || "asking how long gradients were waited for".to_owned();
+        // SAFETY: the handle is live.
+        let ns = call(doing, |err| unsafe { ffi::bt_reducer_exposed_ns(self.0, err) })?;
+        Ok(u64::try_from(ns).ok().map(Duration::from_nanos))
     }
 }
 

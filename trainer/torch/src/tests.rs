@@ -276,6 +276,26 @@ fn the_reducer_gives_the_mean_of_gradients_in_bucket_views() {
 }
 
 #[test]
+fn the_rank_that_is_done_first_is_the_one_that_waits_for_gradients() {
+    let waits = two_ranks(PATIENCE, |rank, group| {
+        let model = network();
+        let reducer = Reducer::new(&group, &model, ReducerOptions::default()).unwrap();
+        let before = reducer.exposed().unwrap();
+        reducer.before_forward().unwrap();
+        let loss = loss(&model, rank, 0);
+        reducer.before_backward(&[]).unwrap();
+        if rank == 1 {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        loss.f_backward().unwrap();
+        (before, reducer.exposed().unwrap())
+    });
+    let [(before, early), (_, late)] = waits;
+    assert_eq!(before.unwrap_or_default(), Duration::ZERO, "nothing was waited for yet");
+    assert!(early > Some(Duration::from_millis(300)) && early > late, "{early:?} and {late:?}");
+}
+
+#[test]
 fn a_rank_that_dies_in_backward_is_an_error_for_the_other() {
     let results = two_ranks(PATIENCE, |rank, group| {
         let model = network();

@@ -5,14 +5,15 @@ use crate::prepare::{Batching, Group, Making, Outcome, PreparedGroup, Preparer};
 use crate::progress::Progress;
 use crate::room::Room;
 use crate::source::{Entry, Listing};
-use crate::stages::{Stages, thread_ns, timed};
+use crate::stages::{Stages, thread_ns};
+use crate::tally::Tally;
 use anyhow::{Context, Result, anyhow, bail};
 use beit_tokenizer::Tokenizer;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Everything the stages of one build share.
 pub struct Line<'a> {
@@ -23,7 +24,7 @@ pub struct Line<'a> {
     pub tokenizers: &'a [Tokenizer],
     /// Threads that decode and render.
     pub jobs: usize,
-    pub stages: &'a Stages,
+    pub tally: &'a Tally,
     pub stop: &'a AtomicBool,
 }
 
@@ -33,32 +34,28 @@ struct TokenizedGroup {
     tokens: Vec<u16>,
 }
 
-/// The listing's length, as far as it is known.
-#[derive(Default)]
-struct Total {
-    seen: AtomicU64,
-    known: AtomicBool,
-    /// The count found a source that cannot be read; the scan need not come to it first.
-    failed: AtomicBool,
-}
-
 impl Line<'_> {
+    fn stages(&self) -> &Stages {
+        &self.tally.stages
+    }
+
     pub fn run(&self, packer: &mut Packer, progress: &mut Progress) -> Result<()> {
         let in_flight = 2 * (self.jobs + self.tokenizers.len());
         let (permit, permits) = bounded::<()>(in_flight);
         let (to_prepare, groups) = bounded(in_flight);
         let (to_tokenize, prepared) = bounded(in_flight);
         let (to_pack, tokenized) = bounded(in_flight);
-        let total = Total::default();
+        // The count found a source that cannot be read; the scan need not come to it first.
+        let damaged = AtomicBool::new(false);
         let room = Room::before(self.group_of(packer.next_entry()));
         std::thread::scope(|scope| {
-            let (total, room) = (&total, &room);
+            let (damaged, room) = (&damaged, &room);
             let resume = packer.resume_point();
             let count = scope.spawn({
                 let resume = packer.resume_point();
-                move || self.count(&resume, total)
+                move || self.count(&resume, damaged)
             });
-            let scan = scope.spawn(move || self.scan(&resume, &permit, &to_prepare, total));
+            let scan = scope.spawn(move || self.scan(&resume, &permit, &to_prepare, damaged));
             for _ in 0..self.jobs {
                 let (groups, to_tokenize) = (groups.clone(), to_tokenize.clone());
                 scope.spawn(move || self.prepare(&groups, &to_tokenize, Arc::clone(room)));
@@ -73,7 +70,7 @@ impl Line<'_> {
                 })
                 .collect();
             drop((prepared, to_pack));
-            let packed = self.pack(&tokenized, (&permits, room), packer, progress, total);
+            let packed = self.pack(&tokenized, (&permits, room), packer, progress, damaged);
             // Hanging up both ends lets every stage above run out, whatever went wrong here.
             drop((tokenized, permits));
             room.packed(u64::MAX);
@@ -94,25 +91,36 @@ impl Line<'_> {
     }
 
     /// Counts the listing for the progress bar's end, beside the build; finds damaged sources early.
-    fn count(&self, resume: &Resume, total: &Total) -> Result<()> {
+    fn count(&self, resume: &Resume, damaged: &AtomicBool) -> Result<()> {
+        let mut seen = 0;
         let counted = self.source.count(&mut |entries| {
-            let seen = total.seen.fetch_add(entries, Ordering::Relaxed) + entries;
+            seen += entries;
+            self.tally.listed(seen.min(resume.end()).saturating_sub(resume.start()));
             match self.stop.load(Ordering::Relaxed) || seen >= resume.end() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         });
-        total.seen.fetch_min(resume.end(), Ordering::Relaxed);
-        total.known.store(counted.is_ok(), Ordering::Release);
-        total.failed.store(counted.is_err(), Ordering::Relaxed);
+        // What a growing set lacks is not counted beforehand.
+        if counted.is_ok() && seen > 0 && !self.stop.load(Ordering::Relaxed) {
+            self.tally.listed_all();
+        }
+        damaged.store(counted.is_err(), Ordering::Relaxed);
         counted
     }
 
     /// Lists the source, checks what earlier runs have packed against it, and sends the rest on in groups.
-    fn scan(&self, resume: &Resume, permit: &Sender<()>, out: &Sender<Group>, total: &Total) -> Result<()> {
+    fn scan(
+        &self,
+        resume: &Resume,
+        permit: &Sender<()>,
+        out: &Sender<Group>,
+        damaged: &AtomicBool,
+    ) -> Result<()> {
         let size = self.batching.images as u64;
         // A group that a finished shard cut in two is prepared whole once more, for the same batches.
         let wanted = resume.first_entry() / size * size..resume.end();
+        let scan = &self.stages().scan;
         let mut check = resume.check();
         let mut entries: Vec<Entry> = Vec::new();
         let mut ended = true;
@@ -130,26 +138,28 @@ impl Line<'_> {
                 }
                 return Ok(ControlFlow::Continue(()));
             }
+            scan.enter(1);
             entries.push(entry);
             if (index + 1).is_multiple_of(size) {
                 let now = thread_ns();
-                self.stages.scan.fetch_add(now - before, Ordering::Relaxed);
+                scan.spent(now - before);
                 before = now;
-                if !self.send(&mut entries, index / size, permit, out, total) {
+                if !self.send(&mut entries, index / size, permit, out, damaged) {
                     ended = false;
                     return Ok(ControlFlow::Break(()));
                 }
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        self.stages.scan.fetch_add(thread_ns() - before, Ordering::Relaxed);
+        scan.spent(thread_ns() - before);
         if !ended {
             return Ok(());
         }
         check.end()?;
+        self.tally.listed_all();
         if let Some(last) = entries.last() {
             let group = last.index / size;
-            self.send(&mut entries, group, permit, out, total);
+            self.send(&mut entries, group, permit, out, damaged);
         }
         Ok(())
     }
@@ -161,16 +171,19 @@ impl Line<'_> {
         index: u64,
         permit: &Sender<()>,
         out: &Sender<Group>,
-        total: &Total,
+        damaged: &AtomicBool,
     ) -> bool {
-        !self.stop.load(Ordering::SeqCst)
-            && !total.failed.load(Ordering::Relaxed)
+        let images = entries.len() as u64;
+        let sent = !self.stop.load(Ordering::SeqCst)
+            && !damaged.load(Ordering::Relaxed)
             && permit.send(()).is_ok()
-            && out.send(Group { index, entries: std::mem::take(entries) }).is_ok()
+            && out.send(Group { index, entries: std::mem::take(entries) }).is_ok();
+        self.stages().scan.leave(images);
+        sent
     }
 
     fn prepare(&self, groups: &Receiver<Group>, out: &Sender<PreparedGroup>, room: Arc<Room>) {
-        let mut preparer = Preparer::new(self.making, self.stages, room);
+        let mut preparer = Preparer::new(self.making, self.stages(), room);
         for group in groups {
             if out.send(preparer.prepare(group)).is_err() {
                 return;
@@ -190,10 +203,12 @@ impl Line<'_> {
             if self.stop.load(Ordering::SeqCst) {
                 break; // the full-size dVAE takes seconds per group: don't let a Ctrl-C wait for them
             }
-            let mut tokens = Vec::new();
+            let (mut tokens, images) = (Vec::new(), group.items.len() as u64);
+            self.stages().tokenize.enter(images);
             for views in group.views.chunks(self.batching.views * view_bytes) {
                 tokenizer.encode(views, views.len() / view_bytes, px, &mut tokens).context("tokenizing")?;
             }
+            self.stages().tokenize.leave(images);
             if out.send(TokenizedGroup { group, tokens }).is_err() {
                 break;
             }
@@ -208,23 +223,22 @@ impl Line<'_> {
         (permits, room): (&Receiver<()>, &Room),
         packer: &mut Packer,
         progress: &mut Progress,
-        total: &Total,
+        damaged: &AtomicBool,
     ) -> Result<()> {
         let mut early = BTreeMap::new();
         let mut next = self.group_of(packer.next_entry());
         for group in groups {
             early.insert(group.group.index, group);
             while let Some(TokenizedGroup { group, tokens }) = early.remove(&next) {
-                timed(&self.stages.write, || self.pack_group(group, &tokens, packer, progress))?;
+                self.stages().write.timed(|| self.pack_group(group, &tokens, packer, progress))?;
                 next += 1;
                 room.packed(next);
                 permits.recv().context("a permit was lost; this is a bug")?;
             }
-            let first = packer.first_entry();
-            let known = total.known.load(Ordering::Acquire);
-            progress.listed(total.seen.load(Ordering::Relaxed).saturating_sub(first), known);
+            let (images, all) = self.tally.listing();
+            progress.listed(images, all);
         }
-        if !early.is_empty() && !self.stop.load(Ordering::SeqCst) && !total.failed.load(Ordering::Relaxed) {
+        if !early.is_empty() && !self.stop.load(Ordering::SeqCst) && !damaged.load(Ordering::Relaxed) {
             bail!("a group of images was lost on the way; this is a bug");
         }
         Ok(())
@@ -243,10 +257,20 @@ impl Line<'_> {
                 continue;
             }
             progress.image(matches!(outcome, Outcome::Bad { .. }));
+            let (write, shards) = (&self.stages().write, packer.shards_done());
+            write.enter(1);
             match outcome {
-                Outcome::Sample(sample) => packer.sample(&entry, &sample, tokens)?,
-                Outcome::Bad { reason, detail } => packer.quarantine(&entry, reason, &detail)?,
+                Outcome::Sample(sample) => {
+                    packer.sample(&entry, &sample, tokens)?;
+                    self.tally.packed(self.making.views, sample.payload.len());
+                }
+                Outcome::Bad { reason, detail } => {
+                    packer.quarantine(&entry, reason, &detail)?;
+                    self.tally.rejected(reason);
+                }
             }
+            write.leave(1);
+            self.tally.published(packer.shards_done() - shards);
         }
         progress.tokens_per_view(per_image as u64 / u64::from(self.making.views));
         Ok(())

@@ -20,6 +20,11 @@ impl Resume {
         self.covered.last().map_or(self.entries.start, |last| last.first_entry + last.entries)
     }
 
+    /// The first entry of this build.
+    pub fn start(&self) -> u64 {
+        self.entries.start
+    }
+
     /// The last entry and one.
     pub fn end(&self) -> u64 {
         self.entries.end

@@ -127,7 +127,9 @@ mod tests {
         for name in ["0-view-1.png", "12-predicted-99.png", ".tmp-0-true-3.png", ".tmp-index.json"] {
             assert!(is_ours(name), "{name}");
         }
-        for name in ["index.json", "0-view-.png", "a-view-1.png", "0-other-1.png", "holiday.png", "0-view-1-2.png"] {
+        for name in
+            ["index.json", "0-view-.png", "a-view-1.png", "0-other-1.png", "holiday.png", "0-view-1-2.png"]
+        {
             assert!(!is_ours(name), "{name}");
         }
     }
@@ -162,7 +164,9 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let folder = Folder::of(run.path());
         folder.create().unwrap();
-        for name in ["0-view-1.png", "0-predicted-1.png", "0-predicted-9.png", "notes.txt", ".tmp-0-view-3.png"] {
+        for name in
+            ["0-view-1.png", "0-predicted-1.png", "0-predicted-9.png", "notes.txt", ".tmp-0-view-3.png"]
+        {
             folder.put(name, b"x").unwrap();
         }
         let entry = Entry {

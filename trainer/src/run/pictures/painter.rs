@@ -90,7 +90,9 @@ impl Painter {
             if let Err(error) = self.paint(&job, &decoder, &still) {
                 self.tell(job.step, &error);
             }
-            self.progress.spent_ns.store(cpu_ns() - before, Relaxed);
+            let spent_ns = cpu_ns() - before;
+            tracing::debug!(step = job.step, processor_seconds = spent_ns as f64 / 1e9, "Painted pictures.");
+            self.progress.spent_ns.store(spent_ns, Relaxed);
             self.progress.busy.store(false, Relaxed);
         }
     }
@@ -122,7 +124,9 @@ impl Painter {
         self.folder.create().map_err(write)?;
         let mut entries = Vec::with_capacity(self.samples.len());
         for (number, (sample, still)) in self.samples.iter().zip(still).enumerate() {
-            for (name, png) in [Some(&still.view), Some(&still.masked), still.truth.as_ref()].into_iter().flatten() {
+            for (name, png) in
+                [Some(&still.view), Some(&still.masked), still.truth.as_ref()].into_iter().flatten()
+            {
                 if !self.folder.has(name) {
                     self.folder.put(name, png).map_err(write)?;
                 }
@@ -199,7 +203,8 @@ impl Decoder {
     /// The images of `batch` grids of tokens; none without a tokenizer.
     fn images(&self, tokens: &[u16], batch: usize, grid: PatchGrid) -> Result<Vec<RgbImage>, TrainError> {
         let Ok(tokenizer) = &self.0 else { return Ok(Vec::new()) };
-        let pixels = tokenizer.decode(tokens, batch, (grid.rows, grid.cols)).map_err(torch("decoding tokens"))?;
+        let pixels =
+            tokenizer.decode(tokens, batch, (grid.rows, grid.cols)).map_err(torch("decoding tokens"))?;
         let (width, height) = (grid.cols * tokenizer.stride(), grid.rows * tokenizer.stride());
         let image = |pixels: &[u8]| RgbImage { width, height, pixels: pixels.to_vec() };
         Ok(pixels.chunks_exact(pixels.len() / batch).map(image).collect())

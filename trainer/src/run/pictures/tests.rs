@@ -57,7 +57,10 @@ fn a_run_shows_what_the_model_is_shown_and_says_why_it_shows_no_more() {
     let mut files = 1;
     for (sample, entry) in samples.iter().zip(entries) {
         assert_eq!(entry["id"], format!("{:016x}", sample.id.0));
-        assert_eq!((entry["masked"].as_u64(), entry["patches"].as_u64()), (Some(sample.hidden() as u64), Some(16)));
+        assert_eq!(
+            (entry["masked"].as_u64(), entry["patches"].as_u64()),
+            (Some(sample.hidden() as u64), Some(16))
+        );
         assert!(sample.hidden() > 0 && entry["correct"].as_u64() <= entry["masked"].as_u64(), "{entry}");
         assert!(entry["true"].is_null() && entry["predicted"].is_null());
         let (view, masked) = (picture(&run, entry, "view"), picture(&run, entry, "masked_view"));
@@ -73,7 +76,11 @@ fn a_run_shows_what_the_model_is_shown_and_says_why_it_shows_no_more() {
         }
         files += 2;
     }
-    assert_eq!(fs::read_dir(run.join("pictures")).unwrap().count(), files, "those of step 1 that changed are gone");
+    assert_eq!(
+        fs::read_dir(run.join("pictures")).unwrap().count(),
+        files,
+        "those of step 1 that changed are gone"
+    );
 }
 
 /// With drop path, which draws, in f32 and under autocast, whose casts must not be kept from a forward without gradients.
