@@ -194,6 +194,7 @@ impl Prometheus {
         ]);
         let ward = Ward::start(command, home, "prometheus");
         let address = ward.address("msg=\"Listening on\" address=");
+        wait_for("Prometheus to be ready", || get(&address, "/-/ready").contains("Ready"), || ward.said());
         Prometheus { ward, address }
     }
 
