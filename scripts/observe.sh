@@ -35,7 +35,7 @@ except OSError: print('127.0.0.1:0')" "$1"
 caught() {
   local pid=$1 file=$2 expression=$3 found
   for _ in $(seq 600); do
-    found=$(sed -n "s,$expression,\1,p" "$file" | head -1)
+    found=$(sed -n "s,$expression,\1,p" "$file" 2> /dev/null | head -1)
     [ -n "$found" ] && { echo "$found"; return; }
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.1
