@@ -3,11 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Restarts without progress that are allowed in [`WINDOW`].
-pub const RESTARTS: usize = 5;
-
 /// The stretch of time the budget is for.
-pub const WINDOW: Duration = Duration::from_secs(3600);
+const WINDOW: Duration = Duration::from_secs(3600);
 
 /// Pause before the first restart; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -27,12 +24,12 @@ impl Budget {
         self.spent.clear();
     }
 
-    /// Spends one restart and says how long to wait before it; `None`: nothing is left.
-    pub fn spend(&mut self, now: Instant) -> Option<Duration> {
+    /// Spends one of `allowed` restarts and says how long to wait before it; `None`: nothing is left.
+    pub fn spend(&mut self, now: Instant, allowed: usize) -> Option<Duration> {
         while self.spent.front().is_some_and(|at| now.duration_since(*at) > WINDOW) {
             self.spent.pop_front();
         }
-        if self.spent.len() >= RESTARTS {
+        if self.spent.len() >= allowed {
             return None;
         }
         let pause = FIRST_PAUSE * (1 << self.spent.len().min(16));
@@ -50,18 +47,20 @@ mod tests {
         let mut budget = Budget::default();
         let now = Instant::now();
         let pauses: Vec<u64> =
-            std::iter::from_fn(|| budget.spend(now)).map(|pause| pause.as_secs()).collect();
+            std::iter::from_fn(|| budget.spend(now, 5)).map(|pause| pause.as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16]);
+        assert_eq!(budget.spend(now, 6), Some(Duration::from_secs(32)), "a larger budget leaves one more");
+        assert_eq!(Budget::default().spend(now, 0), None);
     }
 
     #[test]
     fn progress_and_time_refill_the_budget() {
         let mut budget = Budget::default();
         let now = Instant::now();
-        while budget.spend(now).is_some() {}
-        assert_eq!(budget.spend(now + WINDOW + Duration::from_secs(1)), Some(FIRST_PAUSE));
-        while budget.spend(now).is_some() {}
+        while budget.spend(now, 5).is_some() {}
+        assert_eq!(budget.spend(now + WINDOW + Duration::from_secs(1), 5), Some(FIRST_PAUSE));
+        while budget.spend(now, 5).is_some() {}
         budget.progress();
-        assert_eq!(budget.spend(now), Some(FIRST_PAUSE));
+        assert_eq!(budget.spend(now, 5), Some(FIRST_PAUSE));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tracing_subscriber::EnvFilter;
 
+use crate::cause::Cause;
+use crate::oom::{OomWatch, Verdict};
 use crate::settings::Job;
 use crate::supervisor::Event;
 use crate::wire::{self, FromWorker, ToWorker};
@@ -27,30 +31,36 @@ pub struct Worker {
     process: Child,
     stdin: ChildStdin,
     readers: Vec<JoinHandle<()>>,
+    oom: OomWatch,
     last_words: Arc<Mutex<VecDeque<String>>>,
 }
 
 /// How a worker ended that said neither that it finished nor that it failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Death {
-    /// One of [`crate::metrics::CAUSES`].
-    pub cause: &'static str,
+    /// The kind of death.
+    pub cause: Cause,
     /// What happened, for people.
     pub message: String,
 }
 
 impl Worker {
-    /// Starts a worker on `job`; what it reports and prints arrives as events.
+    /// Starts a worker on `job` that logs what `filter` lets through; what it reports and prints arrives as events.
     ///
     /// Call this from a thread that lives as long as the supervisor: the kernel kills the worker when the thread that
     /// started it ends.
     ///
     /// # Errors
     /// The process cannot be started.
-    pub fn start(job: &Job, events: &Sender<Event>) -> Result<Worker> {
-        let binary = std::env::current_exe().context("finding this binary")?;
+    pub fn start(job: &Job, filter: &str, events: &Sender<Event>) -> Result<Worker> {
+        let binary = own_binary()?;
         let mut process = Command::new(&binary)
             .args(["worker", "--supervisor", &std::process::id().to_string()])
+            .env(EnvFilter::DEFAULT_ENV, filter)
+            // The service manager hears from the supervisor alone.
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -62,6 +72,7 @@ impl Worker {
         let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
             anyhow::bail!("the worker was started without its pipes");
         };
+        let oom = OomWatch::begin(process.id());
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let readers = vec![
             thread::Builder::new().name("worker-reports".into()).spawn({
@@ -76,7 +87,7 @@ impl Worker {
         let begin = ToWorker::Begin { version: wire::VERSION, job: Box::new(job.clone()) };
         // A worker that is dead already is noticed by its silence, like any other.
         let _ = wire::send(&mut stdin, &begin);
-        Ok(Worker { process, stdin, readers, last_words })
+        Ok(Worker { process, stdin, readers, oom, last_words })
     }
 
     /// Its process id.
@@ -94,11 +105,11 @@ impl Worker {
         let _ = self.process.kill();
     }
 
-    /// Waits for the end of a worker that has closed its pipe; one that lingers is killed.
+    /// Waits for the end of a worker that has closed its pipe, and reads how it died; one that lingers is killed.
     ///
     /// # Errors
     /// The system's, for a process that is not ours.
-    pub fn wait(mut self, patience: Duration) -> io::Result<(ExitStatus, Vec<String>)> {
+    pub fn wait(mut self, patience: Duration) -> io::Result<Death> {
         let deadline = Instant::now() + patience;
         let status = loop {
             if let Some(status) = self.process.try_wait()? {
@@ -113,33 +124,72 @@ impl Worker {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
-        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
-        Ok((status, words))
+        let words: Vec<String> =
+            self.last_words.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        Ok(post_mortem(status, &words, self.oom.verdict()))
     }
 }
 
-/// Reads a death from an exit status and the last lines of output.
-pub fn post_mortem(status: ExitStatus, last_words: &[String]) -> Death {
-    let panic = last_words.iter().rposition(|line| line.contains("panicked at"));
-    let (cause, mut message) = match (status.signal(), status.code(), panic) {
-        (_, _, Some(at)) if status.signal().is_none_or(|signal| signal == 6) => {
-            ("panic", format!("the worker panicked: {}", last_words[at..].join(" ")))
+/// This very binary, also when another one has taken its place on disk.
+fn own_binary() -> Result<PathBuf> {
+    let binary = std::env::current_exe().context("finding this binary")?;
+    Ok(if binary.exists() { binary } else { "/proc/self/exe".into() })
+}
+
+/// Reads a death from an exit status, the last lines of output, and the kernel's counts.
+fn post_mortem(status: ExitStatus, last_words: &[String], oom: Verdict) -> Death {
+    let said = |what: &dyn Fn(&str) -> bool| last_words.iter().rposition(|line| what(line));
+    let panic = said(&|line| line.contains("panicked at"));
+    let no_room = said(&no_room);
+    let aborted = status.signal().is_none_or(|signal| signal == 6);
+    let (cause, mut message) = match (status.signal(), status.code()) {
+        (Some(9), _) => killed(oom),
+        _ if aborted && let Some(at) = no_room => {
+            (Cause::OutOfMemory, format!("the worker found no memory: {}", last_words[at..].join(" ")))
         }
-        (Some(9), ..) => (
-            "signal",
-            "the worker was killed by SIGKILL (by somebody, or by the kernel for want of memory)".to_owned(),
-        ),
-        (Some(signal), ..) => ("signal", format!("the worker was killed by signal {signal}")),
-        (None, code, _) => {
-            ("exit", format!("the worker exited with status {} and no report", code.unwrap_or_default()))
+        _ if aborted && let Some(at) = panic => {
+            (Cause::Panic, format!("the worker panicked: {}", last_words[at..].join(" ")))
+        }
+        (Some(signal), _) => (Cause::Signal, format!("the worker was killed by signal {signal}")),
+        (None, code) => {
+            (Cause::Exit, format!("the worker exited with status {} and no report", code.unwrap_or_default()))
         }
     };
-    if cause != "panic"
+    if !(aborted && (no_room.is_some() || panic.is_some()))
         && let Some(line) = last_words.last()
     {
         message.push_str(&format!("; its last line was: {line}"));
     }
     Death { cause, message }
+}
+
+/// A SIGKILL does not say who sent it.
+fn killed(oom: Verdict) -> (Cause, String) {
+    let (cause, who) = match oom {
+        Verdict::Group => (
+            Cause::OutOfMemory,
+            "by the kernel for want of memory: the OOM killer has struck in its control group",
+        ),
+        Verdict::Machine => (
+            Cause::OutOfMemory,
+            "most likely by the kernel for want of memory: the OOM killer has struck on this machine at that time",
+        ),
+        Verdict::Nobody => (Cause::Signal, "by somebody: the kernel's OOM killer has not struck"),
+        Verdict::CannotTell => (
+            Cause::Signal,
+            "by somebody, or by the kernel for want of memory: it does not say here, for there is no memory.events and \
+             no /proc/vmstat",
+        ),
+    };
+    (cause, format!("the worker was killed by SIGKILL, {who}"))
+}
+
+/// Whether a line of output is the last one of a program that could not allocate: Rust's, C++'s, libtorch's.
+fn no_room(line: &str) -> bool {
+    line.contains("memory allocation of") && line.contains("failed")
+        || ["std::bad_alloc", "can't allocate memory", "Cannot allocate memory"]
+            .iter()
+            .any(|words| line.contains(words))
 }
 
 fn hear_reports(mut pipe: impl BufRead, events: &Sender<Event>) {
@@ -150,7 +200,11 @@ fn hear_reports(mut pipe: impl BufRead, events: &Sender<Event>) {
             Err(error) => {
                 let message =
                     format!("the worker's report cannot be read ({error}); was the binary replaced?");
-                let _ = events.send(Event::Report(FromWorker::Failed { permanent: false, message }));
+                let _ = events.send(Event::Report(FromWorker::Failed {
+                    permanent: false,
+                    cause: Cause::Error,
+                    message,
+                }));
                 break;
             }
         };
@@ -189,27 +243,38 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(raw_status: i32, last_words: &[&str], cause: &str, words: &str) {
+    fn check(raw_status: i32, last_words: &[&str], oom: Verdict, cause: Cause, words: &str) {
         let last_words: Vec<String> = last_words.iter().map(|line| (*line).to_owned()).collect();
-        let death = post_mortem(ExitStatus::from_raw(raw_status), &last_words);
-        assert_eq!(death.cause, cause);
+        let death = post_mortem(ExitStatus::from_raw(raw_status), &last_words, oom);
+        assert_eq!(death.cause, cause, "{}", death.message);
         assert!(death.message.contains(words), "{}", death.message);
     }
 
     #[test]
     fn a_death_is_told_by_its_cause() {
-        check(9, &["step 12"], "signal", "SIGKILL");
-        check(11, &[], "signal", "signal 11");
-        check(
-            101 << 8,
-            &["thread 'rank 0' panicked at src/x.rs:3:", "index out of bounds"],
-            "panic",
-            "out of bounds",
-        );
-        check(6, &["thread 'rank 0' panicked at src/x.rs:3:"], "panic", "x.rs:3");
-        check(3 << 8, &["libtorch: cannot open"], "exit", "status 3");
-        check(3 << 8, &["libtorch: cannot open"], "exit", "cannot open");
-        check(9, &["a thread panicked at once and was caught"], "signal", "SIGKILL");
+        use Verdict::Nobody;
+        check(9, &["step 12"], Nobody, Cause::Signal, "SIGKILL, by somebody");
+        check(9, &["step 12"], Nobody, Cause::Signal, "its last line was: step 12");
+        check(11, &[], Nobody, Cause::Signal, "signal 11");
+        let panic = ["thread 'rank 0' panicked at src/x.rs:3:", "index out of bounds"];
+        check(101 << 8, &panic, Nobody, Cause::Panic, "out of bounds");
+        check(6, &["thread 'rank 0' panicked at src/x.rs:3:"], Nobody, Cause::Panic, "x.rs:3");
+        check(3 << 8, &["libtorch: cannot open"], Nobody, Cause::Exit, "status 3");
+        check(3 << 8, &["libtorch: cannot open"], Nobody, Cause::Exit, "cannot open");
+        check(9, &["a thread panicked at once and was caught"], Nobody, Cause::Signal, "SIGKILL");
+    }
+
+    #[test]
+    fn want_of_memory_is_told_from_other_deaths_as_far_as_it_can_be() {
+        check(9, &[], Verdict::Group, Cause::OutOfMemory, "in its control group");
+        check(9, &[], Verdict::Machine, Cause::OutOfMemory, "most likely");
+        check(9, &[], Verdict::CannotTell, Cause::Signal, "it does not say here");
+        let rust = ["memory allocation of 1048576 bytes failed"];
+        check(6, &rust, Verdict::Nobody, Cause::OutOfMemory, "1048576 bytes");
+        let cxx =
+            ["terminate called after throwing an instance of 'std::bad_alloc'", "  what():  std::bad_alloc"];
+        check(6, &cxx, Verdict::Nobody, Cause::OutOfMemory, "std::bad_alloc");
+        check(11, &rust, Verdict::Nobody, Cause::Signal, "signal 11");
     }
 
     #[test]

@@ -142,7 +142,7 @@ mod tests {
             state: State::Running,
             error: None,
             step: 0,
-            unsaved_steps: 0,
+            unsaved_steps: None,
         };
         assert!(signal(&notice).is_err(), "this process is not the one that the notice means");
     }

@@ -57,7 +57,8 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
             println!("listening on {}", facts.url);
             println!("training in the background (pid {}), log in {}", notice.pid, log_path.display());
             println!(
-                "`beit-daemon status --run {run}` says how it goes, `beit-daemon stop --run {run}` saves and ends it"
+                "`beit-daemon status --run {run}` says how it goes, `beit-daemon logs --run {run}` what it said, \
+                 `beit-daemon stop --run {run}` saves and ends it"
             );
             return Ok(ExitCode::SUCCESS);
         }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::exit::{Fault, NO_DAEMON};
 use crate::rundir::RunDir;
 
 /// The only `*.shards` directory in `folder`.
@@ -43,15 +44,17 @@ pub fn only_shards(folder: &Path) -> Result<PathBuf> {
 /// # Errors
 /// There is none, or it is not clear which; the message says what was found and what to type.
 pub fn only_run(folder: &Path, command: &str) -> Result<RunDir> {
-    let all: Vec<RunDir> =
-        folders(&folder.join("runs")).into_iter().map(RunDir::new).filter(RunDir::has_daemon).collect();
+    let all = all_runs(&folder.join("runs"));
     let alive: Vec<RunDir> = all.iter().filter(|run| run.is_locked()).cloned().collect();
     match (alive.as_slice(), all.as_slice()) {
         ([only], _) | ([], [only]) => Ok(only.clone()),
-        ([], []) => bail!(
-            "no run was found under runs/ here; say where it is, as in `beit-daemon {command} --run DIR`, \
-             or start one with `beit-daemon start`"
-        ),
+        ([], []) => Err(Fault::error(
+            NO_DAEMON,
+            format!(
+                "no run was found under runs/ here; say where it is, as in `beit-daemon {command} --run DIR`, \
+                 or start one with `beit-daemon start`"
+            ),
+        )),
         ([], several) | (several, _) => bail!(
             "there are {} {}: {}; say which, as in `beit-daemon {command} --run {}`",
             several.len(),
@@ -60,6 +63,11 @@ pub fn only_run(folder: &Path, command: &str) -> Result<RunDir> {
             several[0].path().display()
         ),
     }
+}
+
+/// The run directories in `folder`, sorted by name.
+pub fn all_runs(folder: &Path) -> Vec<RunDir> {
+    folders(folder).into_iter().map(RunDir::new).filter(RunDir::has_daemon).collect()
 }
 
 /// Directories in `folder`, sorted by name, hidden ones left out; a folder that cannot be read has none.

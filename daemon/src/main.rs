@@ -6,12 +6,17 @@
 mod topology;
 
 mod discover;
+mod live;
 mod rundir;
 mod settings;
 
 mod budget;
+mod cause;
 mod child;
+mod notify;
+mod oom;
 mod supervisor;
+mod watchdog;
 mod wire;
 mod worker;
 
@@ -19,6 +24,7 @@ mod board;
 mod feed;
 mod history;
 mod http;
+mod logfile;
 mod metrics;
 mod page;
 mod screen;
@@ -27,7 +33,9 @@ mod client;
 mod detach;
 mod doctor;
 mod exit;
+mod logs;
 mod orders;
+mod runs;
 mod status;
 
 use std::path::PathBuf;
@@ -64,6 +72,9 @@ enum Command {
     /// SIGTERM or Ctrl-C saves a checkpoint and exits 0; a second one stops at the last checkpoint and exits 3.
     Start(Box<StartArgs>),
     /// Say how a run is
+    #[command(
+        after_help = "Exit status: 0 a daemon lives there; 4 none does, and the text says what became of it."
+    )]
     Status {
         /// Run directory [default: the only live run under runs/]
         #[arg(long, value_name = "DIR")]
@@ -89,6 +100,17 @@ enum Command {
         after_help = "Exit status: 0 a checkpoint of now is published; 1 it could not be; 5 it is not there after --timeout."
     )]
     Checkpoint(orders::OrderArgs),
+    /// Print what a run has said
+    Logs(logs::LogsArgs),
+    /// List the runs here
+    Runs {
+        /// Where their directories lie [default: runs]
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+        /// Print them as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure what limits a run
     Doctor(doctor::DoctorArgs),
     /// Print completions for a shell
@@ -127,6 +149,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Pause(args) => orders::pause(&args),
         Command::Resume(args) => orders::resume(&args),
         Command::Checkpoint(args) => orders::checkpoint(&args),
+        Command::Logs(args) => logs::logs(&args),
+        Command::Runs { folder, json } => runs::runs(folder, json),
         Command::Doctor(args) => doctor::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(
@@ -138,8 +162,9 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Worker { supervisor } => {
-            screen::Screen::new().log_here();
-            worker::main(supervisor)
+            let screen = screen::Screen::new();
+            screen.log_here();
+            worker::main(supervisor, screen)
         }
     }
 }

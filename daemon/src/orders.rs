@@ -276,9 +276,9 @@ fn ended(run: &RunDir) -> Result<Done> {
             let why = error.unwrap_or_else(|| "see its log".into());
             Err(Fault::error(FAILED, format!("the run in {path} had failed: {why}")))
         }
-        Some(Notice { unsaved_steps: lost @ 1.., .. }) => Err(Fault::error(
+        Some(Notice { unsaved_steps: Some(lost), .. }) => Err(Fault::error(
             NOT_SAVED,
-            format!("stopped without saving, {lost} steps will be done again; {holds}"),
+            format!("stopped without saving, at least {lost} steps will be done again; {holds}"),
         )),
         _ if was == "killed" => {
             Err(Fault::error(NOT_SAVED, format!("the daemon was killed while it was stopping; {holds}")))

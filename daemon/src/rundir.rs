@@ -4,8 +4,8 @@
 //! daemon.lock    flock held by the supervisor as long as it lives; the only proof that it does
 //! daemon.json    pid, address and state, for `status` and `stop`; believed only while the lock is held
 //! daemon.token   bearer token of this supervisor, mode 0600
-//! daemon.log     its output when detached        daemon.pid   its pid, for init systems
-//! history.jsonl  the course of the run    pictures/    what the model makes of a few samples
+//! daemon.log     what it and its worker said     daemon.pid   its pid, for init systems; gone once it has ended
+//! history.jsonl  the course of the run           pictures/    what the model makes of a few samples
 //! checkpoints/   the trainer's
 //! ```
 //! A kill -9 leaves stale files but no lock, so the next start just works.
@@ -40,9 +40,9 @@ pub struct Notice {
     /// Steps done when this was written.
     #[serde(default)]
     pub step: u64,
-    /// Steps done since the newest checkpoint by a run that ended without saving them.
+    /// Of a run that ended without saving: steps known to be done since the newest checkpoint.
     #[serde(default)]
-    pub unsaved_steps: u64,
+    pub unsaved_steps: Option<u64>,
 }
 
 /// A run directory.
@@ -68,7 +68,7 @@ impl RunDir {
         &self.path
     }
 
-    /// Where a detached daemon writes.
+    /// What the daemon and its worker say.
     pub fn log_path(&self) -> PathBuf {
         self.path.join("daemon.log")
     }
@@ -152,6 +152,12 @@ impl RunDir {
             .context("writing daemon.pid")
     }
 
+    /// Takes the pid file away: the process is about to end.
+    pub fn remove_pid(&self) {
+        // A stale one misleads nobody who looks at the lock.
+        let _ = fs::remove_file(self.path.join("daemon.pid"));
+    }
+
     /// Draws a new bearer token and leaves it where only the owner can read it.
     ///
     /// # Errors
@@ -221,7 +227,7 @@ mod tests {
             state: State::Running,
             error: None,
             step: 0,
-            unsaved_steps: 0,
+            unsaved_steps: None,
         }
     }
 

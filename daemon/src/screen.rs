@@ -1,15 +1,21 @@
 //! What a person sees: a live line on a terminal, plain lines elsewhere. Both go to stderr; stdout is for scripts.
+//! Once a log file is there, all lines go there too; in the background, there alone.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultFields, Format};
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::board::Facts;
 use crate::feed::Feed;
+use crate::logfile::LogFile;
 
 /// Without a terminal, progress is a log line this often.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -20,6 +26,15 @@ pub struct Screen {
     bar: ProgressBar,
     /// What is printed is heard here too.
     pub feed: Arc<Feed>,
+    kept: Arc<OnceLock<Kept>>,
+    filter: Arc<OnceLock<reload::Handle<EnvFilter, Registry>>>,
+}
+
+/// The log file, and whether stderr is left alone because it is the same file.
+#[derive(Debug)]
+struct Kept {
+    log: LogFile,
+    alone: bool,
 }
 
 /// Writes the progress of one supervisor.
@@ -33,42 +48,107 @@ impl Screen {
     /// A screen whose live line is not there yet.
     pub fn new() -> Screen {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Screen { bar, feed: Arc::default() }
+        Screen { bar, feed: Arc::default(), kept: Arc::default(), filter: Arc::default() }
     }
 
     /// Sends the log to this screen; `RUST_LOG` chooses what is logged, by default `info` and above.
     pub fn log_here(&self) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let builder = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_target(false)
-            .with_ansi(io::stderr().is_terminal())
-            .with_writer(self.clone());
+        let (filter, handle) = reload::Layer::new(filter);
+        let log = tracing_subscriber::registry()
+            .with(filter)
+            .with(self.layer(To::Person, io::stderr().is_terminal()))
+            .with(self.layer(To::File, false));
         // Set already only in tests, where the first one serves as well.
-        let _ = builder.try_init();
+        if log.try_init().is_ok() {
+            let _ = self.filter.set(handle);
+        }
     }
 
-    /// Prints text above the live line.
+    fn layer<S>(&self, to: To, colours: bool) -> fmt::Layer<S, DefaultFields, Format, Sink> {
+        let sink = Sink { screen: self.clone(), to };
+        fmt::Layer::default().with_target(false).with_ansi(colours).with_writer(sink)
+    }
+
+    /// Logs what this filter lets through from now on.
+    ///
+    /// # Errors
+    /// It is no filter.
+    pub fn refilter(&self, filter: &str) -> Result<()> {
+        let parsed =
+            EnvFilter::try_new(filter).with_context(|| format!("reading the log filter {filter}"))?;
+        if let Some(handle) = self.filter.get() {
+            handle.reload(parsed).context("changing the log filter")?;
+        }
+        Ok(())
+    }
+
+    /// Keeps all lines in this file too; `alone`: only there.
+    pub fn keep(&self, log: LogFile, alone: bool) {
+        let _ = self.kept.set(Kept { log, alone }); // The first counts; there is one.
+    }
+
+    /// Begins the log file anew where it was moved away.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn reopen(&self) -> Result<()> {
+        self.kept.get().map_or(Ok(()), |kept| kept.log.reopen())
+    }
+
+    /// Prints text above the live line, and keeps it.
     pub fn print(&self, text: &str) {
+        self.show(text);
+        self.record(text);
+    }
+
+    /// Keeps text that a person has seen elsewhere.
+    pub fn record(&self, text: &str) {
         self.feed.log(text.trim_end());
-        self.bar.suspend(|| {
-            let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
-        });
+        if let Some(kept) = self.kept.get() {
+            kept.log.write(text);
+        }
+    }
+
+    /// Whether stderr and stdout are the log file.
+    pub fn in_background(&self) -> bool {
+        self.kept.get().is_some_and(|kept| kept.alone)
+    }
+
+    fn show(&self, text: &str) {
+        if !self.in_background() {
+            self.bar.suspend(|| {
+                let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+            });
+        }
     }
 }
 
-impl<'a> MakeWriter<'a> for Screen {
+/// Where lines of the log go.
+#[derive(Clone, Copy, Debug)]
+enum To {
+    Person,
+    File,
+}
+
+#[derive(Clone, Debug)]
+struct Sink {
+    screen: Screen,
+    to: To,
+}
+
+impl<'a> MakeWriter<'a> for Sink {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line { screen: self.clone(), bytes: Vec::new() }
+        Line { sink: self.clone(), bytes: Vec::new() }
     }
 }
 
-/// One line of the log on its way to the screen.
+/// One line of the log on its way.
 #[derive(Debug)]
-pub struct Line {
-    screen: Screen,
+struct Line {
+    sink: Sink,
     bytes: Vec<u8>,
 }
 
@@ -85,7 +165,11 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.screen.print(&String::from_utf8_lossy(&self.bytes));
+        let text = String::from_utf8_lossy(&self.bytes);
+        match self.sink.to {
+            To::Person => self.sink.screen.show(&text),
+            To::File => self.sink.screen.record(&text),
+        }
     }
 }
 
@@ -99,7 +183,7 @@ impl Progress {
     pub fn show(&mut self, facts: &Facts) {
         let Some(plan) = &facts.plan else { return };
         let bar = &self.screen.bar;
-        if io::stderr().is_terminal() {
+        if io::stderr().is_terminal() && !self.screen.in_background() {
             if bar.is_hidden() {
                 bar.set_draw_target(ProgressDrawTarget::stderr());
                 let style = ProgressStyle::with_template("{wide_bar:.cyan/dim} {pos}/{len} {msg}");
@@ -121,7 +205,7 @@ impl Progress {
 }
 
 /// Loss, accuracy, speed and time left, in one short line.
-fn message(facts: &Facts) -> String {
+pub fn message(facts: &Facts) -> String {
     if facts.last.last_step_at.is_none() {
         return facts.state.word().to_owned();
     }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::board::READY_SECONDS;
 use crate::discover;
+use crate::live::{Live, LiveArgs, LiveSource};
 use crate::rundir::RunDir;
 
 /// The recipe of `beit-daemon start` without `--recipe`: the README command of the reference.
@@ -30,7 +31,12 @@ pub const TRIAL: &str = "beit-daemon start --device cpu --ranks 2 --recipe pretr
 #[command(after_help = "Examples:
   beit-daemon start --gpus 16                                   the reference's recipe, one rank on each GPU
   beit-daemon start --device cpu --ranks 2 --recipe pretrain-tiny-cpu --set lr=5e-4
-  beit-daemon start --run runs/long --steps 100000 --detach     in the background; beit-daemon status, stop")]
+  beit-daemon start --run runs/long --steps 100000 --detach     in the background; beit-daemon status, logs, stop
+  beit-daemon start --config daemon.toml --hang-timeout 300     replace a worker that makes no step for 5 minutes
+
+Exit status: 0 all steps are done, or it was stopped and saved; 1 it could not go on; 2 wrong usage;
+3 stopped, but the last steps are not saved. Signals: SIGTERM and SIGINT save and stop, a second one stops at
+the last checkpoint; SIGHUP reads --config and opens daemon.log again.")]
 pub struct StartArgs {
     /// Train on this many GPUs of this machine, one rank each
     #[arg(long, value_name = "N", conflicts_with_all = ["device", "ranks"],
@@ -73,13 +79,17 @@ pub struct StartArgs {
     /// Unreadable samples that are replaced before the run gives up, as --set max_corrupt_samples=N
     #[arg(long, value_name = "N")]
     pub max_corrupt: Option<u64>,
-    /// How long a stop may take before the worker is killed at its last checkpoint
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub stop_timeout: u64,
     /// Without a step for this long, or for twenty mean steps if that is longer, /readyz says `stalled`
     #[arg(long, value_name = "SECONDS", default_value_t = READY_SECONDS)]
     pub stall_after: u64,
-    /// Go on in the background once training starts; output goes to daemon.log in the run directory
+    /// Settings file: --log, --stop-timeout, --hang-timeout, --start-timeout and --restarts as keys with _ for -; SIGHUP has
+    /// it read again
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What may be a key of the settings file too.
+    #[command(flatten)]
+    pub live: LiveArgs,
+    /// Go on in the background once training starts; its output is daemon.log in the run directory
     #[arg(long)]
     pub detach: bool,
     /// This is the background half of --detach
@@ -128,10 +138,12 @@ pub struct Settings {
     pub run: RunDir,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// How long a stop may take.
-    pub stop_timeout: Duration,
     /// How long a run may do no step and still count as making progress.
     pub stall_after: Duration,
+    /// What may change while it goes on.
+    pub live: Live,
+    /// Where that is written.
+    pub source: LiveSource,
 }
 
 impl Job {
@@ -162,6 +174,8 @@ impl Settings {
     /// # Errors
     /// No such recipe or key; not that many GPUs; shards that are not there or not clear. Each says what to type.
     pub fn resolve(args: &StartArgs, here: &Path) -> Result<Settings> {
+        let source = LiveSource { given: args.live.clone(), file: args.config.clone() };
+        let live = source.read()?;
         let (device, ranks) = devices(args)?;
         let (recipe_name, _) = Recipe::find(&args.recipe)?;
         let recipe_text = match EMBEDDED.iter().find(|(name, _)| *name == args.recipe) {
@@ -199,13 +213,8 @@ impl Settings {
             resume_anyway: args.resume_anyway,
         };
         job.ask()?;
-        Ok(Settings {
-            job,
-            run: RunDir::new(run),
-            listen: args.listen,
-            stop_timeout: Duration::from_secs(args.stop_timeout),
-            stall_after: Duration::from_secs(args.stall_after),
-        })
+        let stall_after = Duration::from_secs(args.stall_after);
+        Ok(Settings { job, run: RunDir::new(run), listen: args.listen, stall_after, live, source })
     }
 }
 

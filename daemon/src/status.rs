@@ -92,7 +92,7 @@ fn resting_json(run: &RunDir) -> Value {
         "run": run.path(),
         "recipe": notice.as_ref().map(|notice| &notice.recipe),
         "step": notice.as_ref().map(|notice| notice.step),
-        "unsaved_steps": notice.as_ref().map(|notice| notice.unsaved_steps),
+        "unsaved_steps": notice.as_ref().and_then(|notice| notice.unsaved_steps),
         "checkpoint_step": run.newest_checkpoint(),
         "address": null,
         "pid": null,
@@ -135,7 +135,7 @@ mod tests {
             state: State::Running,
             error: None,
             step: 3,
-            unsaved_steps: 0,
+            unsaved_steps: None,
         };
         run.put_notice(&notice).unwrap();
         assert!(resting(&run).contains("killed"));

@@ -11,11 +11,14 @@ use anyhow::Result;
 use tracing::{error, info, warn};
 
 use crate::board::{Board, State};
-use crate::budget::{Budget, RESTARTS};
-use crate::child::{Worker, post_mortem};
+use crate::budget::Budget;
+use crate::cause::Cause;
+use crate::child::{Death, Worker};
+use crate::notify::Notify;
 use crate::rundir::Notice;
 use crate::screen::{Progress, Screen};
 use crate::settings::Settings;
+use crate::watchdog::Watchdog;
 use crate::wire::{FromWorker, Sample, ToWorker};
 
 /// How often the supervisor looks up when nothing happens.
@@ -42,6 +45,8 @@ pub enum Event {
     Checkpoint,
     /// Somebody wants training to stand still (true) or to go on.
     Pause(bool),
+    /// Somebody wants the settings file read and the log opened again.
+    Reload,
 }
 
 /// How a run ended.
@@ -62,7 +67,7 @@ enum Life {
     /// The run is over.
     Over(Ending),
     /// The worker died.
-    Died { cause: &'static str, message: String },
+    Died(Death),
 }
 
 /// What has been asked of the run so far.
@@ -82,6 +87,7 @@ pub struct Supervisor {
     notice: Notice,
     events: Receiver<Event>,
     sender: Sender<Event>,
+    notify: Notify,
     budget: Budget,
     asked: Asked,
     plan_shown: bool,
@@ -97,45 +103,40 @@ impl Supervisor {
         (sender, events): (Sender<Event>, Receiver<Event>),
     ) -> Supervisor {
         let progress = Progress::new(screen.clone());
-        let (budget, asked, plan_shown) = (Budget::default(), Asked::default(), false);
-        Supervisor { settings, board, screen, progress, notice, events, sender, budget, asked, plan_shown }
+        Supervisor {
+            settings,
+            board,
+            screen,
+            progress,
+            notice,
+            events,
+            sender,
+            notify: Notify::from_env(),
+            budget: Budget::default(),
+            asked: Asked::default(),
+            plan_shown: false,
+        }
     }
 
     /// Runs to the end of the run; the worker lives no longer than the thread that calls this.
     ///
     /// # Errors
-    /// The worker cannot be started at all, or the run directory cannot be written.
+    /// The worker cannot be started at all.
     pub fn run(mut self) -> Result<Ending> {
         let ending = loop {
-            self.enter(State::Starting)?;
-            let worker = Worker::start(&self.settings.job, &self.sender)?;
+            self.enter(State::Starting);
+            let worker = Worker::start(&self.settings.job, &self.settings.live.log, &self.sender)?;
             self.board.worker_started(worker.pid());
             match self.attend(worker)? {
                 Life::Over(ending) => break ending,
-                Life::Died { message, .. } if self.asked.stop.is_some() => {
+                Life::Died(Death { message, .. }) if self.asked.stop.is_some() => {
                     self.board.worker_gone(Some(&message), None);
                     warn!("The worker ended before it had saved: {message}.");
                     break Ending::Cut;
                 }
-                Life::Died { cause, message } => {
-                    let Some(pause) = self.budget.spend(Instant::now()) else {
-                        self.board.worker_gone(Some(&message), None);
-                        break Ending::Failed(format!(
-                            "the worker died {} times without a new checkpoint in between; the last time: {message}",
-                            RESTARTS + 1
-                        ));
-                    };
-                    self.board.worker_gone(Some(&message), Some(cause));
-                    self.board.tell(format!("{message}; restarting in {} s", pause.as_secs()));
-                    error!(
-                        cause,
-                        "Restarting from the newest checkpoint in {} s: {message}.",
-                        pause.as_secs()
-                    );
-                    self.enter(State::Restarting)?;
-                    if self.rest(pause) {
-                        // What the dead worker did after its last checkpoint is lost.
-                        break if self.unsaved_steps() > 0 { Ending::Cut } else { Ending::Stopped };
+                Life::Died(death) => {
+                    if let Some(ending) = self.bury(death) {
+                        break ending;
                     }
                 }
             }
@@ -146,19 +147,51 @@ impl Supervisor {
             _ => None,
         };
         if ending == Ending::Cut {
-            self.notice.unsaved_steps = self.unsaved_steps();
+            self.notice.unsaved_steps = Some(self.unsaved_steps());
         }
+        if matches!(ending, Ending::Finished | Ending::Stopped) {
+            self.notify.ready(); // A run that was done already has never trained.
+        }
+        self.notify.stopping();
         self.enter(match ending {
             Ending::Finished => State::Finished,
             Ending::Stopped | Ending::Cut => State::Stopped,
             Ending::Failed(_) => State::Failed,
-        })?;
+        });
         Ok(ending)
+    }
+
+    /// Waits until a dead worker may be replaced; an ending: it may not be.
+    fn bury(&mut self, Death { cause, message }: Death) -> Option<Ending> {
+        let allowed = self.settings.live.restarts;
+        let Some(pause) = self.budget.spend(Instant::now(), allowed) else {
+            self.board.worker_gone(Some(&message), None);
+            return Some(Ending::Failed(match allowed {
+                0 => format!("{message}; --restarts 0 allows no other worker"),
+                _ => format!(
+                    "the worker died {} times without a new checkpoint in between, and --restarts {allowed} allows no \
+                     other; the last time: {message}",
+                    allowed + 1
+                ),
+            }));
+        };
+        self.board.worker_gone(Some(&message), Some(cause.word()));
+        self.board.tell(format!("{message}; restarting in {} s", pause.as_secs()));
+        error!(
+            cause = cause.word(),
+            "Restarting from the newest checkpoint in {} s: {message}.",
+            pause.as_secs()
+        );
+        self.enter(State::Restarting);
+        // What the dead worker did after its last checkpoint is lost.
+        self.rest(pause).then(|| if self.unsaved_steps() > 0 { Ending::Cut } else { Ending::Stopped })
     }
 
     /// Hears one worker out.
     fn attend(&mut self, mut worker: Worker) -> Result<Life> {
         let mut verdict = None;
+        let mut hang = None;
+        let mut watchdog = Watchdog::new(worker.pid(), Instant::now());
         if self.asked.stop.is_some() {
             worker.ask(&ToWorker::Stop);
         }
@@ -174,65 +207,90 @@ impl Supervisor {
                     }
                     self.board.planned(*plan);
                 }
-                Ok(Event::Report(FromWorker::Started { resumed_step })) => self.started(resumed_step)?,
+                Ok(Event::Report(FromWorker::Started { resumed_step })) => self.started(resumed_step),
                 Ok(Event::Report(FromWorker::Sample(sample))) => {
-                    if sample.checkpoint.saved > 0 {
-                        self.budget.progress();
-                    }
-                    let before = self.board.facts().last.checkpoint.step;
-                    if let Some(step) = sample.checkpoint.step.filter(|step| Some(*step) != before) {
-                        self.board.tell(format!("checkpoint of step {step} published"));
-                    }
-                    self.see_pause(&sample)?;
-                    self.board.sample(*sample);
-                    self.progress.show(&self.board.facts());
+                    watchdog.hear(&sample, Instant::now());
+                    self.sample(*sample);
                 }
                 Ok(Event::Report(report)) => verdict = Some(report),
                 Ok(Event::Output(line)) => self.screen.print(&line),
                 Ok(Event::Silent) => break,
-                Ok(Event::Stop { who }) => self.stop(who, &mut worker)?,
+                Ok(Event::Stop { who }) => self.stop(who, &mut worker),
                 Ok(Event::Checkpoint) => {
                     self.board.tell("checkpoint asked for");
                     worker.ask(&ToWorker::Checkpoint);
                 }
                 Ok(Event::Pause(paused)) => {
                     worker.ask(&ToWorker::Pause { paused });
-                    self.pause(paused)?;
+                    self.pause(paused);
+                }
+                Ok(Event::Reload) => {
+                    self.reload();
+                    worker.ask(&ToWorker::Log { filter: self.settings.live.log.clone() });
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.asked.stop.is_some_and(|at| at.elapsed() > self.settings.stop_timeout) && !self.asked.now
+            let now = Instant::now();
+            if self.asked.stop.is_some() {
+                self.hurry(&mut worker);
+            } else if hang.is_none()
+                && let Some(message) = watchdog.look(self.settings.live.limits, now)
             {
-                self.asked.now = true;
-                error!(
-                    "The worker has not saved within {} s; ending it.",
-                    self.settings.stop_timeout.as_secs()
-                );
+                error!("The worker hangs, ending it: {message}.");
+                hang = Some(message);
                 worker.kill();
             }
+            self.turn(now);
         }
-        let (status, last_words) = worker.wait(LAST_BREATH)?;
+        let death = worker.wait(LAST_BREATH)?;
         self.drain();
-        Ok(match verdict {
-            Some(FromWorker::Finished { complete, .. }) => {
+        Ok(match (verdict, hang) {
+            (Some(FromWorker::Finished { complete, .. }), _) => {
                 self.board.worker_gone(None, None);
                 Life::Over(if complete { Ending::Finished } else { Ending::Stopped })
             }
-            Some(FromWorker::Failed { permanent: true, message }) => {
+            (_, Some(message)) => Life::Died(Death { cause: Cause::Hang, message }),
+            (Some(FromWorker::Failed { permanent: true, message, .. }), _) => {
                 self.board.worker_gone(Some(&message), None);
                 Life::Over(Ending::Failed(message))
             }
-            // A rank's panic is caught by the trainer, which reports it as the rank's failure.
-            Some(FromWorker::Failed { message, .. }) if message.contains("panicked: ") => {
-                Life::Died { cause: "panic", message }
-            }
-            Some(FromWorker::Failed { message, .. }) => Life::Died { cause: "error", message },
-            _ => {
-                let death = post_mortem(status, &last_words);
-                Life::Died { cause: death.cause, message: death.message }
-            }
+            (Some(FromWorker::Failed { cause, message, .. }), _) => Life::Died(Death { cause, message }),
+            _ => Life::Died(death),
         })
+    }
+
+    /// Takes a report of the state of training.
+    fn sample(&mut self, sample: Sample) {
+        if sample.checkpoint.saved > 0 {
+            self.budget.progress();
+        }
+        let before = self.board.facts().last.checkpoint.step;
+        if let Some(step) = sample.checkpoint.step.filter(|step| Some(*step) != before) {
+            self.board.tell(format!("checkpoint of step {step} published"));
+        }
+        if sample.last_step_at.is_some() {
+            self.notify.ready();
+        }
+        self.see_pause(&sample);
+        self.board.sample(sample);
+        self.progress.show(&self.board.facts());
+    }
+
+    /// Ends a worker that has been asked to save and takes too long.
+    fn hurry(&mut self, worker: &mut Worker) {
+        let limit = self.settings.live.stop_timeout;
+        if self.asked.stop.is_some_and(|at| at.elapsed() > limit) && !self.asked.now {
+            self.asked.now = true;
+            error!("The worker has not saved within {} s; ending it.", limit.as_secs());
+            worker.kill();
+        }
+    }
+
+    /// What is due now and then, whatever happens.
+    fn turn(&mut self, now: Instant) {
+        let waiting = self.asked.stop.is_some() || !self.notify.is_ready();
+        self.notify.turn(now, waiting, || self.board.facts());
     }
 
     /// Prints what the worker said last, so that its death comes after its words.
@@ -243,12 +301,13 @@ impl Supervisor {
                 Event::Output(line) => self.screen.print(&line),
                 Event::Stop { .. } => self.asked.stop = self.asked.stop.or(Some(Instant::now())),
                 Event::Pause(paused) => self.asked.paused = paused,
+                Event::Reload => self.reload(),
                 _ => {}
             }
         }
     }
 
-    fn stop(&mut self, who: &'static str, worker: &mut Worker) -> Result<()> {
+    fn stop(&mut self, who: &'static str, worker: &mut Worker) {
         if self.asked.stop.is_none() {
             self.asked.stop = Some(Instant::now());
             info!(
@@ -256,54 +315,84 @@ impl Supervisor {
             );
             self.board.tell(format!("stop asked by {who}"));
             worker.ask(&ToWorker::Stop);
-            self.enter(State::Stopping)?;
+            self.notify.stopping();
+            self.enter(State::Stopping);
         } else if who != "the API" && !self.asked.now {
             // A second request over HTTP may be a nervous client; a second signal is meant.
             self.asked.now = true;
             warn!("Stopping at once, asked by {who}: the last published checkpoint stands.");
             worker.kill();
         }
-        Ok(())
     }
 
     /// Takes a request to stand still or to go on; the worker has been told.
-    fn pause(&mut self, paused: bool) -> Result<()> {
+    fn pause(&mut self, paused: bool) {
         if self.asked.paused != paused {
-            let text = if paused { "pause asked for" } else { "going on after a pause" };
             info!("{}", if paused { "Pause asked for." } else { "Going on after a pause." });
-            self.board.tell(text);
+            self.board.tell(if paused { "pause asked for" } else { "going on after a pause" });
         }
         self.asked.paused = paused;
         if !paused && self.notice.state == State::Paused {
-            self.enter(State::Running)?;
+            self.enter(State::Running);
         }
-        Ok(())
     }
 
     /// The run is paused once every rank stands still, not when somebody asks for it.
-    fn see_pause(&mut self, sample: &Sample) -> Result<()> {
+    fn see_pause(&mut self, sample: &Sample) {
         let still = !sample.ranks.is_empty() && sample.ranks.iter().all(|rank| rank.stage == "paused");
         if self.asked.paused && still && self.notice.state == State::Running {
             info!("Paused after step {}.", sample.step);
             self.board.tell(format!("paused after step {}", sample.step));
-            self.enter(State::Paused)?;
+            self.enter(State::Paused);
         }
-        Ok(())
+    }
+
+    /// Reads the settings file and opens the log again; what is broken leaves the old settings in force.
+    fn reload(&mut self) {
+        self.notify.reloading();
+        if let Err(error) = self.screen.reopen() {
+            error!("The log goes on in the old file: {error:#}.");
+        }
+        let read = self.settings.source.read().and_then(|live| {
+            self.screen.refilter(&live.log)?;
+            Ok(live)
+        });
+        match read {
+            Ok(live) => {
+                let changes = self.settings.live.changes(&live);
+                let what = match (&self.settings.source.file, changes.is_empty()) {
+                    (None, _) => "there is no settings file, give one with --config".to_owned(),
+                    (Some(file), true) => format!("{} changes nothing", file.display()),
+                    (Some(file), false) => format!("{}: {changes}", file.display()),
+                };
+                self.settings.live = live;
+                info!("Log opened and settings read again: {what}.");
+                self.board.tell(format!("settings read again: {what}"));
+            }
+            Err(error) => {
+                error!("The settings stay as they were: {error:#}.");
+                self.board.tell(format!("settings could not be read again: {error:#}"));
+            }
+        }
+        self.notify.reloaded();
     }
 
     /// Waits before a restart; true: it was asked to stop instead.
     fn rest(&mut self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            match self.events.recv_timeout(left) {
+            match self.events.recv_timeout(left.min(TICK)) {
                 Ok(Event::Stop { who }) => {
                     info!("Stopping, asked by {who}: no worker is alive, the newest checkpoint stands.");
                     self.asked.stop = Some(Instant::now());
                 }
+                Ok(Event::Checkpoint) => self.board.tell("checkpoint asked for, but no worker is alive"),
                 Ok(Event::Pause(paused)) => self.asked.paused = paused,
+                Ok(Event::Reload) => self.reload(),
                 Ok(Event::Output(line)) => self.screen.print(&line),
                 _ => {}
             }
+            self.turn(Instant::now());
             if self.asked.stop.is_some() {
                 return true;
             }
@@ -311,7 +400,7 @@ impl Supervisor {
         self.asked.stop.is_some()
     }
 
-    fn started(&mut self, resumed_step: Option<u64>) -> Result<()> {
+    fn started(&mut self, resumed_step: Option<u64>) {
         let text = match resumed_step {
             Some(step) => format!("going on from the checkpoint of step {step}"),
             None => "starting at step 0".to_owned(),
@@ -320,9 +409,8 @@ impl Supervisor {
         self.board.tell(text);
         self.board.resumed(resumed_step.unwrap_or(0));
         if self.asked.stop.is_none() {
-            self.enter(State::Running)?;
+            self.enter(State::Running);
         }
-        Ok(())
     }
 
     /// Steps done since the newest checkpoint.
@@ -331,13 +419,17 @@ impl Supervisor {
         self.board.facts().last.step.saturating_sub(saved)
     }
 
-    fn enter(&mut self, state: State) -> Result<()> {
+    fn enter(&mut self, state: State) {
         if state == State::Starting && self.asked.stop.is_some() {
-            return Ok(());
+            return;
         }
         self.board.set_state(state);
+        self.notify.changed();
         self.notice.state = state;
         self.notice.step = self.board.facts().last.step;
-        self.settings.run.put_notice(&self.notice)
+        // A full disk must not end the run: the board has the state as well.
+        if let Err(error) = self.settings.run.put_notice(&self.notice) {
+            warn!("The run directory does not say that the run is {}: {error:#}.", state.word());
+        }
     }
 }

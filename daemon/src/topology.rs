@@ -1,7 +1,7 @@
 //! The whole daemon on one page: who runs, and how they are wired.
 //!
 //! ```text
-//!  SIGTERM, SIGINT ─▶ thread "signals" ──┐
+//!  SIGTERM, SIGINT, SIGHUP ─▶ thread "signals" ┐
 //!  browser, Prometheus ◀─▶ 2 threads "http" ──┤ Event            ┌───────────── worker process ─────────────┐
 //!                               ▲             ▼                  │ stdin   ─▶ thread "orders" ─▶ Control     │
 //!                             Board ◀── supervisor (main thread) ┤ stdout  ◀─ reporter, 5/s  ◀─ TrainStats   │
@@ -23,12 +23,13 @@ use std::sync::mpsc::{Sender, channel};
 
 use anyhow::{Context, Result};
 use beit_trainer::device::Device;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::board::{Board, Facts, State, now};
 use crate::exit::NOT_SAVED;
 use crate::history::History;
 use crate::http;
+use crate::logfile::LogFile;
 use crate::metrics::Metrics;
 use crate::rundir::{Notice, process_started};
 use crate::screen::Screen;
@@ -44,7 +45,9 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
     let screen = Screen::new();
     screen.log_here();
     let settings = Settings::resolve(args, Path::new("."))?;
+    screen.refilter(&settings.live.log)?;
     let _lock = settings.run.lock()?;
+    screen.keep(LogFile::open(&settings.run.log_path(), args.in_background)?, args.in_background);
     let listener = http::bind(settings.listen)?;
     let address = listener.local_addr().context("asking for the port")?;
     let token = settings.run.new_token()?;
@@ -58,7 +61,7 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
         state: State::Starting,
         error: None,
         step: 0,
-        unsaved_steps: 0,
+        unsaved_steps: None,
     };
     settings.run.put_notice(&notice)?;
     let board = Board::new(facts(&settings, &notice), Metrics::new(0..settings.job.ranks)?)
@@ -81,23 +84,48 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
     // The worker is started by this very thread, which lives as long as the process: see `child::Worker::start`.
     let run = settings.run.clone();
     let shards = settings.job.shards.clone();
-    let ending = Supervisor::new(settings, board.clone(), screen.clone(), notice, (sender, events)).run()?;
+    let ending = Supervisor::new(settings, board.clone(), screen.clone(), notice, (sender, events)).run();
+    run.remove_pid();
+    let ending = ending?;
     Ok(tell(&ending, &board.facts(), run.newest_checkpoint(), &shards, &screen))
 }
 
-/// Signals become events: the first asks for a stop, the second is meant.
+/// Signals become events. The first SIGTERM or SIGINT asks for a stop, the second is meant. SIGHUP asks to read the
+/// settings again, except where it says that the terminal is gone that this was started on: then it is a stop.
 fn listen_for_signals(events: Sender<Event>) -> Result<()> {
+    let mut terminal = has_terminal() && !ignores_hangups();
     let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("listening for signals")?;
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listening for signals")?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            let who = if signal == SIGINT { "Ctrl-C" } else { "SIGTERM" };
-            if events.send(Event::Stop { who }).is_err() {
+            let event = match signal {
+                SIGINT => Event::Stop { who: "Ctrl-C" },
+                SIGTERM => Event::Stop { who: "SIGTERM" },
+                _ if terminal && !has_terminal() => {
+                    terminal = false; // The kernel and the shell may both tell.
+                    Event::Stop { who: "the end of its terminal" }
+                }
+                _ => Event::Reload,
+            };
+            if events.send(event).is_err() {
                 return;
             }
         }
     })?;
     Ok(())
+}
+
+/// Whether this process has a terminal that may go away.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// Whether whoever started this wants it to outlive the terminal, as nohup does.
+fn ignores_hangups() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (SIGHUP - 1)) != 0
 }
 
 fn facts(settings: &Settings, notice: &Notice) -> Facts {
@@ -163,7 +191,10 @@ fn tell(ending: &Ending, facts: &Facts, checkpoint: Option<u64>, shards: &Path, 
     if matches!(ending, Ending::Failed(_)) || std::io::stdout().is_terminal() {
         screen.print(&text);
     } else {
-        let _ = writeln!(std::io::stdout(), "{text}");
+        screen.record(&text);
+        if !screen.in_background() {
+            let _ = writeln!(std::io::stdout(), "{text}");
+        }
     }
     status
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::cause::Cause;
 use crate::settings::Job;
 
 /// Version of the messages below.
@@ -28,6 +29,8 @@ pub enum ToWorker {
     Checkpoint,
     /// Stand still after the step under way, or go on.
     Pause { paused: bool },
+    /// Log what this filter lets through.
+    Log { filter: String },
     /// Save a checkpoint and end.
     Stop,
 }
@@ -58,6 +61,8 @@ pub enum FromWorker {
     Failed {
         /// The same would happen again: the supervisor does not restart.
         permanent: bool,
+        /// What kind of failure it is.
+        cause: Cause,
         /// What happened, where, and what to do.
         message: String,
     },

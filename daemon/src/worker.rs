@@ -20,6 +20,8 @@ use beit_trainer::stats::{Stage, TrainStats};
 use rustix::process::Signal;
 
 use crate::board::now;
+use crate::cause::Cause;
+use crate::screen::Screen;
 use crate::settings::Job;
 use crate::wire::{
     self, CheckpointSample, Flow, FromWorker, LoaderSample, Lost, Planned, RankSample, Sample, Times,
@@ -36,8 +38,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// The pipes or the first message are not as they should be, which only a start by hand can cause.
-pub fn main(supervisor: u32) -> Result<ExitCode> {
+pub fn main(supervisor: u32, screen: Screen) -> Result<ExitCode> {
     die_with(supervisor)?;
+    offer_to_oom_killer();
     ignore_signals()?;
     let mut reports = take_stdout()?;
     let mut orders = BufReader::new(io::stdin());
@@ -51,7 +54,7 @@ pub fn main(supervisor: u32) -> Result<ExitCode> {
     let control = Arc::new(Control::new());
     thread::Builder::new().name("orders".into()).spawn({
         let control = control.clone();
-        move || obey(orders, &control)
+        move || obey(orders, &control, &screen)
     })?;
 
     let (last_word, status) = match train(&job, &control, &mut reports) {
@@ -64,8 +67,11 @@ pub fn main(supervisor: u32) -> Result<ExitCode> {
 
 /// Plans and trains; either way returns the last thing to report.
 fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Result<FromWorker, FromWorker> {
-    let permanent =
-        |error: anyhow::Error| FromWorker::Failed { permanent: true, message: format!("{error:#}") };
+    let permanent = |error: anyhow::Error| FromWorker::Failed {
+        permanent: true,
+        cause: Cause::Error,
+        message: format!("{error:#}"),
+    };
     let plan = job.ask().and_then(|ask| Ok(Plan::new(ask)?)).map_err(permanent)?;
     tell(reports, &FromWorker::Planned(Box::new(planned(&plan))));
 
@@ -90,8 +96,17 @@ fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Res
         }
         Err(error) => {
             // What fails before the first step fails again; what fails later may be the weather, and is tried again.
-            let permanent = !started || would_recur(&error);
-            Err(FromWorker::Failed { permanent, message: format!("{:#}", anyhow::Error::new(error)) })
+            let no_room = matches!(error, TrainError::OutOfMemory { .. });
+            let first = stats.steps_here.load(Relaxed) == 0;
+            let permanent = !started || would_recur(&error) || no_room && first;
+            let message = format!("{:#}", anyhow::Error::new(error));
+            // A rank's panic is caught by the trainer, which reports it as the rank's failure.
+            let cause = match no_room {
+                true => Cause::OutOfMemory,
+                false if message.contains("panicked: ") => Cause::Panic,
+                false => Cause::Error,
+            };
+            Err(FromWorker::Failed { permanent, cause, message })
         }
     }
 }
@@ -119,7 +134,6 @@ fn would_recur(error: &TrainError) -> bool {
             | TrainError::OtherModel { .. }
             | TrainError::NotFinite { .. }
             | TrainError::Locked { .. }
-            | TrainError::OutOfMemory { .. }
     )
 }
 
@@ -142,7 +156,7 @@ fn report(
             tell(reports, &FromWorker::Sample(Box::new(sample(stats, plan, watch))));
         }
         if let Some(message) = control.overdue(stats) {
-            tell(reports, &FromWorker::Failed { permanent: !started, message });
+            tell(reports, &FromWorker::Failed { permanent: !started, cause: Cause::Error, message });
             std::process::exit(1); // a thread that hangs can't be joined
         }
         thread::sleep(REPORT_EVERY);
@@ -311,12 +325,17 @@ fn loaded(stats: &LoaderStats) -> LoaderSample {
 }
 
 /// Does what the supervisor asks; when the supervisor is gone, so is the worker.
-fn obey(mut orders: impl io::BufRead, control: &Control) {
+fn obey(mut orders: impl io::BufRead, control: &Control, screen: &Screen) {
     loop {
         match wire::receive(&mut orders) {
             Ok(Some(ToWorker::Stop)) => control.stop(),
             Ok(Some(ToWorker::Checkpoint)) => control.checkpoint_now(),
             Ok(Some(ToWorker::Pause { paused })) => control.pause(paused),
+            Ok(Some(ToWorker::Log { filter })) => {
+                if let Err(error) = screen.refilter(&filter) {
+                    tracing::warn!("The log goes on as it was: {error:#}.");
+                }
+            }
             Ok(Some(ToWorker::Begin { .. })) => {}
             Ok(None) | Err(_) => end_at_once(),
         }
@@ -343,6 +362,14 @@ fn die_with(supervisor: u32) -> Result<()> {
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     ensure!(parent == i32::try_from(supervisor).ok(), "the supervisor {supervisor} is gone already");
     Ok(())
+}
+
+/// Where memory is short, the kernel should end the worker, which is replaced, and not its supervisor.
+fn offer_to_oom_killer() {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    // Anybody may raise it; where it cannot be, the kernel goes by size, which usually finds the worker too.
+    let _ = now.map(|now| std::fs::write(PATH, (now + 500).min(1000).to_string()));
 }
 
 /// Leaves signals to the supervisor, which asks for a checkpoint: a terminal or an init system may signal all of us.

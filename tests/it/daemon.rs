@@ -4,7 +4,7 @@ use crate::house::{command, demo_photos, fail, run, succeed};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A model so small that a step takes milliseconds.
@@ -26,16 +26,16 @@ const TINY: [&str; 14] = [
 ];
 
 /// Longest wait for anything; training shares its cores with other tests.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder with `photos.shards` in it.
-pub fn home() -> tempfile::TempDir {
+pub(crate) fn home() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     pack(&home.path().join("photos.shards"), "7");
     home
 }
 
-fn pack(out: &Path, seed: &str) {
+pub(crate) fn pack(out: &Path, seed: &str) {
     let (photos, out) = (demo_photos(), out.to_str().unwrap().to_owned());
     let args = [
         "build",
@@ -52,29 +52,30 @@ fn pack(out: &Path, seed: &str) {
     succeed("beit-shard", &args);
 }
 
-fn arguments<'a>(more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn arguments<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let start = ["start", "--device", "cpu", "--ranks", "2", "--run", "run", "--listen", "127.0.0.1:0"];
     start.iter().chain(&TINY).chain(more).copied().collect()
 }
 
 /// A daemon in the foreground; killed when the test ends, however it ends.
-pub struct Daemon {
-    pub child: Child,
-    pub address: String,
-    log: PathBuf,
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
+    pub(crate) address: String,
+    pub(crate) log: PathBuf,
 }
 
 impl Daemon {
     #[track_caller]
-    pub fn start(home: &Path, more: &[&str]) -> Daemon {
+    pub(crate) fn start(home: &Path, more: &[&str]) -> Daemon {
+        Daemon::spawn(home, &mut command("beit-daemon", &arguments(more)))
+    }
+
+    /// Starts what `command` says in `home`.
+    #[track_caller]
+    pub(crate) fn spawn(home: &Path, command: &mut Command) -> Daemon {
         let log = home.join("stderr.log");
         let stderr = std::fs::File::create(&log).unwrap();
-        let mut child = command("beit-daemon", &arguments(more))
-            .current_dir(home)
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+        let mut child = command.current_dir(home).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -87,7 +88,7 @@ impl Daemon {
     }
 
     /// One request; status line, headers and body as they come.
-    pub fn ask(&self, line: &str) -> String {
+    pub(crate) fn ask(&self, line: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         write!(stream, "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -98,14 +99,14 @@ impl Daemon {
 
     /// The value of a series.
     #[track_caller]
-    pub fn metric(&self, series: &str) -> f64 {
+    pub(crate) fn metric(&self, series: &str) -> f64 {
         let text = self.ask("GET /metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {series} in:\n{text}")).parse().unwrap()
     }
 
     #[track_caller]
-    pub fn wait_for(&self, what: &str, mut there: impl FnMut(&Daemon) -> bool) {
+    pub(crate) fn wait_for(&self, what: &str, mut there: impl FnMut(&Daemon) -> bool) {
         let begun = Instant::now();
         while !there(self) {
             let said = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -115,11 +116,11 @@ impl Daemon {
     }
 
     #[track_caller]
-    pub fn wait_for_step(&self, step: f64) {
+    pub(crate) fn wait_for_step(&self, step: f64) {
         self.wait_for(&format!("step {step}"), |daemon| daemon.metric("beit_trainer_step") >= step);
     }
 
-    pub fn worker(&self) -> u32 {
+    pub(crate) fn worker(&self) -> u32 {
         let answer = self.ask("GET /api/v1/run");
         let facts: serde_json::Value =
             serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
@@ -127,7 +128,7 @@ impl Daemon {
     }
 
     #[track_caller]
-    pub fn end(mut self) -> (ExitStatus, String, String) {
+    pub(crate) fn end(mut self) -> (ExitStatus, String, String) {
         let begun = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -149,19 +150,19 @@ impl Drop for Daemon {
     }
 }
 
-pub fn kill(signal: &str, pid: u32) {
+pub(crate) fn kill(signal: &str, pid: u32) {
     let status =
         std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap();
     assert!(status.success(), "kill -{signal} {pid}");
 }
 
 /// Whether a process runs; one that only waits to be buried does not.
-fn alive(pid: u32) -> bool {
+pub(crate) fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-fn checkpoints(home: &Path) -> Vec<u64> {
+pub(crate) fn checkpoints(home: &Path) -> Vec<u64> {
     let folder = std::fs::read_dir(home.join("run/checkpoints")).into_iter().flatten();
     let names = folder.map(|item| item.unwrap().file_name().into_string().unwrap());
     let mut steps: Vec<u64> = names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
@@ -275,7 +276,7 @@ fn a_stalled_run_still_answers_and_a_second_sigterm_ends_it_at_once() {
 
 /// Runs a command on the run in `home`; exit status and the JSON it printed.
 #[track_caller]
-fn order(home: &Path, args: &[&str]) -> (i32, serde_json::Value) {
+pub(crate) fn order(home: &Path, args: &[&str]) -> (i32, serde_json::Value) {
     let args = [args, &["--run", "run", "--json"]].concat();
     let output = command("beit-daemon", &args).current_dir(home).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
