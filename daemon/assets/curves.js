@@ -8,11 +8,11 @@ const POINTS = 800;
 
 const CURVES = [
   { key: "loss", title: "loss", text: (value) => fixed(value, 4), smooth: true },
-  { key: "mlm_acc", title: "masked accuracy", text: (value) => percent(value, 2), axis: shortPercent, smooth: true },
+  { key: "mlm_acc", title: "masked accuracy", text: (value) => percent(value, 2), axis: shortPercent, least: 0.01, smooth: true },
   { key: "samples_per_second", title: "samples/s", text: rate },
   { key: "lr", title: "learning rate", text: small },
   { key: "grad_norm", title: "gradient norm", text: (value) => fixed(value, 3), smooth: true },
-  { key: "data_wait_ratio", title: "time waiting for data", text: (value) => percent(value, 1), axis: shortPercent },
+  { key: "data_wait_ratio", title: "time waiting for data", text: (value) => percent(value, 1), axis: shortPercent, least: 0.01 },
 ];
 
 export class Curves {
@@ -109,7 +109,7 @@ class Curve {
       grid: { stroke: ask("--grid"), width: 1 },
       ticks: { stroke: ask("--grid"), width: 1, size: 4 },
     };
-    const { smooth, axis: label, text } = this.curve;
+    const { smooth, axis: label, least, text } = this.curve;
     const gap = this.curve.key === "lr" || label ? 54 : 44;
     this.plot = new uPlot(
       {
@@ -117,7 +117,7 @@ class Curve {
         padding: [8, 18, 0, 0],
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, sync: { key: "steps" }, points: { size: 7 } },
-        scales: { x: { time: false }, y: { range: (_, low, high) => roomy(low, high) } },
+        scales: { x: { time: false }, y: { range: (_, low, high) => roomy(low, least === undefined ? high : Math.max(high, least)) } },
         axes: [
           { ...axis, size: 26, space: 60, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")) },
           { ...axis, size: gap, space: 34, values: (_, ticks) => ticks.map((tick) => (label ? label(tick) : short(tick))) },

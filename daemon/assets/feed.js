@@ -54,9 +54,14 @@ export class Feed {
       this.open();
       return;
     }
-    const calm = document.hidden || (this.over && this.lost);
-    const patience = calm ? CALM_POLL_MS : this.streaming() ? QUIET_MS : POLL_MS;
+    if (this.over && this.lost && !document.hidden) return; // the next try to open looks
+    const patience = this.streaming() ? QUIET_MS : document.hidden ? CALM_POLL_MS : POLL_MS;
     if (moment - Math.max(this.heardAt, this.lookedAt) >= patience) this.look();
+  }
+
+  /** How long to wait before a stream is tried again. */
+  pause() {
+    return this.over && this.lost ? CALM_POLL_MS : Math.min(RETRY_MS, POLL_MS * 2 ** this.failures);
   }
 
   streaming() {
@@ -73,11 +78,11 @@ export class Feed {
     if (this.opening) return;
     this.opening = true;
     this.close();
-    this.reopenAt = performance.now() + Math.min(RETRY_MS, POLL_MS * 2 ** this.failures);
+    this.reopenAt = performance.now() + this.pause();
     try {
       if ((await this.look()) && !document.hidden) {
         const after = await this.on.begin();
-        this.listen(new EventSource(after === undefined ? "api/v1/events" : `api/v1/events?after=${after}`));
+        if (!document.hidden) this.listen(new EventSource(after === undefined ? "api/v1/events" : `api/v1/events?after=${after}`));
       }
     } finally {
       this.opening = false;
@@ -98,7 +103,7 @@ export class Feed {
       stream.close();
       if (stream !== this.stream) return;
       this.stream = null;
-      this.reopenAt = performance.now() + (lasted ? 0 : Math.min(RETRY_MS, POLL_MS * 2 ** this.failures));
+      this.reopenAt = performance.now() + (lasted ? 0 : this.pause());
       this.look();
     };
     for (const kind of ["run", "event", "log", "point"]) {

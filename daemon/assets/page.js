@@ -5,7 +5,7 @@ import { Curves } from "./curves.js";
 import { Feed } from "./feed.js";
 import { Log } from "./log.js";
 import { Pictures } from "./pictures.js";
-import { Events, showNumbers, showPipeline, showProgress, showRanks, showSaves, showStages, showState } from "./show.js";
+import { Events, showNumbers, showPipeline, showProgress, showRanks, showSaves, showStages, showState, showTime } from "./show.js";
 import { byId, say } from "./words.js";
 
 const [control, curves, events, log, pictures] = [new Control(), new Curves(), new Events(), new Log(), new Pictures()];
@@ -13,7 +13,7 @@ let board = null;
 
 function show() {
   if (!board) return;
-  for (const part of [showState, showProgress, showNumbers, showRanks, showPipeline, showStages, showSaves]) part(board);
+  for (const part of [showState, showProgress, showNumbers, showRanks, showPipeline, showStages, showTime, showSaves]) part(board);
   events.show();
   control.show(board);
 }

@@ -48,7 +48,7 @@ export function showProgress(board) {
   bar.max = Math.max(1, plan.steps);
   bar.value = Math.min(last.step, plan.steps);
   const parts = [`step ${count(last.step)} of ${count(plan.steps)}`, percent(last.step / Math.max(1, plan.steps))];
-  if (known(board.eta_seconds) && last.step < plan.steps) {
+  if (known(board.eta_seconds) && last.step < plan.steps && board.state === "running") {
     parts.push(`${duration(board.eta_seconds)} left, done about ${clock(now() + board.eta_seconds)}`);
   }
   say(byId("progress-text"), parts.join(" · "));
@@ -72,7 +72,8 @@ function numbers(board) {
     ["restarts", count(restarts), causes(board.restarts)],
     ["corrupt", count(corrupt), causes(last.loader.corrupt) || "samples", corrupt > 0],
   ];
-  if (known(board.goodput)) list.push(["goodput", percent(board.goodput), "of its time"]);
+  const lived = sum(board.time_seconds);
+  if (lived > 0) list.push(["goodput", percent(board.time_seconds.productive / lived), "of its time"]);
   if (known(last.mfu)) list.push(["MFU", percent(last.mfu), "of the devices' peak"]);
   return list;
 }
@@ -134,13 +135,15 @@ export function showPipeline(board) {
   });
 }
 
+const LOADER = ["read", "entropy", "idct", "jitter", "resize", "mask", "handoff", "idle"];
+
 // Thread seconds of the loader at the last look, so that shares are those of the last stretch.
 let before = { steps: -1, seconds: {} };
 let shares = [];
 
 export function showStages(board) {
   const { stage_seconds: seconds } = board.last.loader;
-  const names = Object.keys(seconds);
+  const names = LOADER.filter((name) => name in seconds);
   if (names.length === 0) return;
   const grown = names.map((name) => Math.max(0, seconds[name] - (before.seconds[name] ?? 0)));
   const total = grown.reduce((all, value) => all + value, 0);
@@ -151,14 +154,34 @@ export function showStages(board) {
     before = { steps: -1, seconds: {} }; // another worker: it counts from 0
   }
   say(byId("stages-text"), "Where the loader's threads spend their time; much handoff or idle means that training is the limit.");
-  rows(byId("stages"), shares, () => {
-    const [name, bar, text] = [make("th", { scope: "row" }), make("div"), make("td", { class: "num" })];
-    const root = make("tr", {}, name, make("td", {}, make("div", { class: "track", "aria-hidden": "true" }, bar)), text);
-    return { root, name, bar, text };
-  }, (row, [name, share]) => {
+  rows(byId("stages"), shares, share, (row, [name, ratio]) => {
     say(row.name, name);
-    row.bar.style.width = `${100 * share}%`;
-    say(row.text, percent(share, 0));
+    row.bar.style.width = `${100 * ratio}%`;
+    say(row.text, percent(ratio, 0));
+  });
+}
+
+/** A row with a name, a bar and a number. */
+function share() {
+  const [name, bar, text] = [make("th", { scope: "row" }), make("div"), make("td", { class: "num" })];
+  const root = make("tr", {}, name, make("td", {}, make("div", { class: "track", "aria-hidden": "true" }, bar)), text);
+  return { root, name, bar, text };
+}
+
+const WENT = {
+  productive: "training", start: "starting", data: "waiting for data", checkpoint: "saving", restart: "lost to deaths",
+  recompute: "steps done again", paused: "paused", stop: "stopping",
+};
+
+/** What the seconds of the supervisor's life went for. */
+export function showTime(board) {
+  const lived = sum(board.time_seconds);
+  const list = Object.keys(WENT).filter((name) => board.time_seconds[name] > 0).map((name) => [name, board.time_seconds[name]]);
+  byId("time-card").hidden = list.length === 0;
+  rows(byId("time"), list, share, (row, [name, seconds]) => {
+    say(row.name, WENT[name]);
+    row.bar.style.width = `${(100 * seconds) / lived}%`;
+    say(row.text, `${duration(seconds)}`);
   });
 }
 
@@ -171,7 +194,7 @@ export function showSaves(board) {
     ["training stood still", `${fixed(saved.blocked_seconds, 2)} s in all`],
     ["samples read", count(loader.samples)],
     ["payload read", bytes(loader.bytes)],
-    ["replaced", `${count(loader.replaced)} times another sample stood in`],
+    ["replaced", `${count(loader.replaced)} by other samples`],
   ];
   rows(byId("saves"), list.flat(), (index) => ({ root: make(index % 2 === 0 ? "dt" : "dd") }), (row, text) => say(row.root, text));
 }

@@ -132,6 +132,8 @@ pub struct Shown {
     pub ready: bool,
     /// The sentence that says so or why not.
     pub readiness: String,
+    /// What the seconds of the supervisor's life went for, by class.
+    pub time_seconds: BTreeMap<&'static str, f64>,
 }
 
 /// The board. Writers hold its lock for microseconds, and training never waits for it: the worker is another process.
@@ -196,7 +198,7 @@ impl Board {
     /// A copy of everything, and whether training makes progress.
     pub fn shown(&self) -> Shown {
         let (ready, readiness) = self.ready();
-        Shown { facts: self.facts(), ready, readiness }
+        Shown { facts: self.facts(), ready, readiness, time_seconds: self.metrics.time_seconds() }
     }
 
     /// A number that is another one whenever the board has changed.

@@ -15,6 +15,7 @@ mod loader;
 mod pipeline;
 mod trainer;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -23,7 +24,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 
 use self::book::{Book, Life};
 use self::daemon::Daemon;
-use self::goodput::Goodput;
+use self::goodput::{Class, Goodput};
 use self::gpu::Gpus;
 use self::loader::Loader;
 use self::pipeline::Pipeline;
@@ -199,6 +200,13 @@ impl Metrics {
         let mut text = Vec::with_capacity(1 << 15);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// What the seconds of the supervisor's life went for, by class; they add up to it, but for the step under way.
+    pub fn time_seconds(&self) -> BTreeMap<&'static str, f64> {
+        let mut goodput = self.goodput();
+        goodput.look(Instant::now());
+        Class::ALL.iter().map(|class| (class.word(), goodput.seconds(*class))).collect()
     }
 
     fn goodput(&self) -> MutexGuard<'_, Goodput> {
