@@ -54,8 +54,7 @@ Examples:
   beit-daemon status --json
   beit-daemon pause && beit-daemon checkpoint && beit-daemon resume
   beit-daemon stop
-  beit-daemon doctor --shards photos.shards --seconds 10 --loader-only
-  beit-daemon doctor --step-only --recipe pretrain-base-22k --set batch_size=8";
+  beit-daemon doctor --shards photos.shards --recipe pretrain-tiny-cpu    what limits it, and what to change";
 
 /// Trains a BEiT from shards, watches over it, and shows how it goes.
 #[derive(Parser)]

@@ -168,11 +168,12 @@ fn a_run_that_stalls_says_so_and_recovers() {
     kill("STOP", worker);
     let stage =
         |daemon: &Daemon| get(daemon, "/api/v1/run").1["last"]["ranks"][0]["stage_seconds"].as_f64().unwrap();
-    let before = stage(&daemon);
+    let (before, scraped) = (stage(&daemon), daemon.metric("beit_trainer_stage_seconds{rank=\"0\"}"));
     daemon.wait_for("the stall to show", |daemon| daemon.metric("beit_daemon_ready") == 0.0);
     let answer = daemon.ask("GET /readyz");
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("stalled: step"), "{answer}");
     assert!(stage(&daemon) > before + 1.0, "a rank's stage ages while its process is silent");
+    assert!(daemon.metric("beit_trainer_stage_seconds{rank=\"0\"}") > scraped + 1.0, "for Prometheus too");
     let at = daemon.metric("beit_trainer_last_step_timestamp_seconds");
     assert_eq!(daemon.metric("beit_trainer_last_step_timestamp_seconds"), at);
     kill("CONT", worker);

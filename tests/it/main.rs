@@ -10,6 +10,7 @@ mod build;
 mod daemon;
 mod dashboards;
 mod deploy;
+mod doctor;
 mod faults;
 mod house;
 mod http;

@@ -2,19 +2,20 @@
 
 use std::path::PathBuf;
 
-/// Every error of this room.
+/// Every error of this room. Its words hold those of its cause, which is therefore no `source`: whoever prints a whole chain would print
+/// it twice.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
     /// A file or folder could not be used.
-    #[error("{doing} {}: {source}", path.display())]
+    #[error("{doing} {}: {cause}", path.display())]
     Io {
         /// A gerund: what we were doing.
         doing: &'static str,
         /// To what.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Neither a recipe of ours nor a file.
     #[error("no recipe and no file is called {asked}{hint}; recipes here: {known}")]
@@ -27,12 +28,12 @@ pub enum TrainError {
         hint: String,
     },
     /// A recipe that is no TOML.
-    #[error("recipe {recipe}: {source}")]
+    #[error("recipe {recipe}: {cause}")]
     RecipeSyntax {
         /// Its name or path.
         recipe: String,
         /// Where it goes wrong.
-        source: Box<toml::de::Error>,
+        cause: Box<toml::de::Error>,
     },
     /// Not of the form `key=value`.
     #[error("{setting} is no setting; write key=value, for example lr=1e-3")]
@@ -187,12 +188,12 @@ pub enum TrainError {
     #[error("reading the data set: {0}")]
     Data(Box<dyn std::error::Error + Send + Sync>),
     /// libtorch.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {cause}")]
     Torch {
         /// A gerund: what we were doing.
         doing: &'static str,
         /// What libtorch says.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -211,8 +212,8 @@ impl TrainError {
             "Socket",
             "rendezvous store",
         ];
-        let TrainError::Torch { source, .. } = self else { return false };
-        let said = source.to_string();
+        let TrainError::Torch { cause, .. } = self else { return false };
+        let said = cause.to_string();
         WORDS.iter().any(|word| said.contains(word))
     }
 }
@@ -228,7 +229,7 @@ fn in_a_row(count: u32) -> String {
 pub(crate) fn torch<E: std::error::Error + Send + Sync + 'static>(
     doing: &'static str,
 ) -> impl FnOnce(E) -> TrainError {
-    move |source| TrainError::Torch { doing, source: Box::new(source) }
+    move |cause| TrainError::Torch { doing, cause: Box::new(cause) }
 }
 
 /// Wraps an I/O error with what we were doing, and to what.
@@ -236,5 +237,30 @@ pub(crate) fn io<'a>(
     doing: &'static str,
     path: &'a std::path::Path,
 ) -> impl FnOnce(std::io::Error) -> TrainError + 'a {
-    move |source| TrainError::Io { doing, path: path.into(), source }
+    move |cause| TrainError::Io { doing, path: path.into(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Recipe;
+
+    #[test]
+    fn a_cause_is_printed_once_whoever_prints_it() {
+        let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let cause = gone().to_string();
+        let no_toml = Recipe::parse("mine.toml", "lr = = 1").unwrap_err();
+        let checks = [
+            (io("opening", std::path::Path::new("a.run"))(gone()), "opening a.run: "),
+            (torch("adding")(gone()), "adding: "),
+            (no_toml, "recipe mine.toml: "),
+        ];
+        for (error, words) in checks {
+            let alone = error.to_string();
+            let chain = format!("{:#}", anyhow::Error::new(error).context("training"));
+            assert_eq!(chain, format!("training: {alone}"));
+            assert!(alone.starts_with(words), "{alone}");
+            assert!(alone.starts_with("recipe") || alone.ends_with(&cause), "{alone}");
+        }
+    }
 }

@@ -1,4 +1,6 @@
-//! How fast a step is on its own: one rank, no loader, the same batch again and again.
+//! How fast a step is on its own: one rank, no loader, the same batch again and again; and how fast it is in a run.
+
+mod run;
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,6 +18,8 @@ use crate::plan::{DataFacts, Plan};
 use crate::ranks::{Comm, open};
 use crate::recipe::Recipe;
 use crate::step::Replica;
+
+pub use self::run::{RunReport, measure_run};
 
 /// What [`measure_step`] found.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,7 +75,7 @@ pub fn no_data(recipe: &Recipe, vocab: u32) -> DataFacts {
     }
 }
 
-/// Takes `warmup` steps and then measures `steps`: forward, backward, clipping, update, and the reading of loss and norm.
+/// Takes `warmup` steps and then measures `steps`, or more until `seconds` are over: forward, backward, clipping, update, and the reading of loss and norm.
 ///
 /// The batch is that of the file `batch`, as [`crate::batches::write()`] writes them, or one of random pixels and tokens under masks as
 /// the recipe has them.
@@ -82,7 +86,7 @@ pub fn measure_step(
     plan: &Plan,
     batch: Option<&Path>,
     warmup: u32,
-    steps: u32,
+    (steps, seconds): (u32, f64),
 ) -> Result<StepReport, TrainError> {
     if plan.world.size != 1 {
         let ranks = plan.world.size;
@@ -110,7 +114,15 @@ pub fn measure_step(
         flops: plan.model.step_flops(plan.recipe.rank_batch().into(), hidden),
         ..StepReport::default()
     };
-    for step in 0..u64::from(warmup) + u64::from(steps) {
+    let least = u64::from(warmup) + u64::from(steps);
+    let mut measuring = None;
+    for step in 0.. {
+        if step >= warmup.into() {
+            let since = *measuring.get_or_insert_with(Instant::now);
+            if step >= least && since.elapsed().as_secs_f64() >= seconds {
+                break;
+            }
+        }
         let (began, cpu) = (Instant::now(), cpu_s());
         let seen = replica.learn_parts(step, &comm, &counts, parts.iter().map(Ok))?.read()?;
         let (gradients, _) = replica.clip()?;
@@ -237,7 +249,7 @@ fn matmul(plan: &Plan) -> Result<f64, TrainError> {
     Ok(2.0 * (SIDE as f64).powi(3) / best)
 }
 
-/// Processor time of this process so far.
+/// Processor time of this process so far, in seconds.
 fn cpu_s() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9

@@ -241,7 +241,7 @@ impl Plan {
     }
 
     /// What the loader needs to know to start at `first_step`.
-    pub(crate) fn loader_options(&self, shards: Arc<ShardSet>, first_step: u64) -> beit_loader::Options {
+    pub fn loader_options(&self, shards: Arc<ShardSet>, first_step: u64) -> beit_loader::Options {
         beit_loader::Options {
             view_px: self.model.image_px,
             interpolation: self.interpolation(),

@@ -236,8 +236,8 @@ impl Recipe {
                     hint: did_you_mean(name_or_path, EMBEDDED.iter().map(|(name, _)| *name)),
                 });
             }
-            Err(source) => {
-                return Err(TrainError::Io { doing: "reading the recipe", path: path.into(), source });
+            Err(cause) => {
+                return Err(TrainError::Io { doing: "reading the recipe", path: path.into(), cause });
             }
         };
         let name = path.file_stem().map_or_else(|| name_or_path.into(), |stem| stem.to_string_lossy());
@@ -249,8 +249,8 @@ impl Recipe {
     /// # Errors
     /// No TOML; an unknown key; a value of the wrong type or out of range.
     pub fn parse(origin: &str, text: &str) -> Result<Recipe, TrainError> {
-        let table: toml::Table = text.parse().map_err(|source: toml::de::Error| {
-            TrainError::RecipeSyntax { recipe: origin.to_owned(), source: Box::new(source) }
+        let table: toml::Table = text.parse().map_err(|cause: toml::de::Error| {
+            TrainError::RecipeSyntax { recipe: origin.to_owned(), cause: Box::new(cause) }
         })?;
         let mut recipe = Recipe::default();
         for (key, value) in &table {

@@ -53,7 +53,21 @@ pub struct Outcome {
 /// Anything that keeps the run from going on; weights up to the newest checkpoint are safe. A rank that fails or
 /// panics stops the others and is named.
 pub fn run(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outcome, TrainError> {
-    let outcome = supervise(plan, control, stats);
+    until_the_end(plan, control, stats, true)
+}
+
+/// The same, but it leaves no checkpoint: for a look at how fast a run is. [`Plan::run`] still gets its log.
+pub(crate) fn rehearse(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outcome, TrainError> {
+    until_the_end(plan, control, stats, false)
+}
+
+fn until_the_end(
+    plan: &Plan,
+    control: &Control,
+    stats: &TrainStats,
+    saves: bool,
+) -> Result<Outcome, TrainError> {
+    let outcome = supervise(plan, control, stats, saves);
     for local in 0..stats.ranks.len() {
         stats.enter(local, Stage::Done);
     }
@@ -76,7 +90,7 @@ struct Shared<'a> {
     pulse: Pulse,
 }
 
-fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outcome, TrainError> {
+fn supervise(plan: &Plan, control: &Control, stats: &TrainStats, saves: bool) -> Result<Outcome, TrainError> {
     plan.device.open(plan.world.first_device + plan.world.local)?;
     let timeout = Duration::from_secs(plan.recipe.collective_timeout_s);
     let leads = plan.world.leads();
@@ -136,7 +150,7 @@ fn supervise(plan: &Plan, control: &Control, stats: &TrainStats) -> Result<Outco
     let nccl = nccl(plan);
     let shared = Shared { plan, control, stats, log, supply, shelf, first_step, peak, failure, pulse };
     let (saver, writer) = saver(saved.as_ref().map(|saved| saved.path.clone()));
-    let mut saver = leads.then_some(saver);
+    let mut saver = (leads && saves).then_some(saver);
     let mut saved = saved; // For rank 0, which shares it with the others.
     let ends: Vec<Option<rank::End>> = std::thread::scope(|scope| {
         scope.spawn(|| shared.pulse.beat(stats));

@@ -1,10 +1,9 @@
 //! The step alone: the plan's model, one rank, one batch.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use beit_shards::Io;
+use beit_trainer::batches;
 use beit_trainer::device::Device;
 use beit_trainer::measure::{StepReport, measure_step, no_data};
 use beit_trainer::plan::{Ask, DataFacts, Plan, open_set};
@@ -13,62 +12,97 @@ use beit_trainer::recipe::Recipe;
 use clap::Args;
 use serde_json::{Value, json};
 
-/// Options of `beit-daemon doctor --step-only`.
+/// Options of `beit-daemon doctor` about the step.
 #[derive(Args, Debug)]
 pub struct StepArgs {
-    /// A recipe by name, or a file; with --step-only
+    /// A recipe by name, or a file
     #[arg(long, value_name = "RECIPE", default_value = "pretrain-base-22k")]
     pub recipe: String,
-    /// Change a key of the recipe; may be repeated; with --step-only
+    /// Change a key of the recipe; may be repeated
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "loader_only")]
     pub set: Vec<String>,
-    /// A batch as `beit-train batches` writes them [default: noise]; with --step-only
-    #[arg(long, value_name = "FILE", conflicts_with = "loader_only")]
+    /// A batch as `beit-train batches` writes them, with --step-only [default: noise]
+    #[arg(long, value_name = "FILE", requires = "step_only")]
     pub batch: Option<PathBuf>,
-    /// Width of the head where no shards say it; with --step-only
+    /// Width of the head where no shards say it, with --step-only
     #[arg(long, value_name = "TOKENS", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(2..=65536))]
     pub vocab: u32,
-    /// Measure on the first GPU; with --step-only
+    /// Measure on the first GPU [default: on the CPU]
     #[arg(long, conflicts_with = "loader_only")]
     pub gpu: bool,
-    /// Steps to measure; with --step-only
+    /// Steps to measure
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub steps: u32,
-    /// Steps before those; with --step-only
+    /// Steps before those
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub warmup: u32,
 }
 
-/// Measures and prints.
+impl StepArgs {
+    /// The recipe as the command line changes it, and its name.
+    ///
+    /// # Errors
+    /// no such recipe, key or value
+    pub fn recipe(&self) -> Result<(String, Recipe)> {
+        let (name, mut recipe) = Recipe::find(&self.recipe)?;
+        for setting in &self.set {
+            recipe.apply(setting)?;
+        }
+        Ok((name, recipe))
+    }
+
+    /// The plan of one rank.
+    ///
+    /// # Errors
+    /// shards that do not fit the recipe
+    pub fn plan(
+        &self,
+        recipe_name: String,
+        recipe: Recipe,
+        shards: Option<&Path>,
+        run: &Path,
+    ) -> Result<Plan> {
+        let data = match shards {
+            Some(shards) => DataFacts::of(&open_set(shards, recipe.io())?)?,
+            None => no_data(&recipe, self.vocab),
+        };
+        let ask = Ask {
+            recipe_name,
+            recipe,
+            shards: shards.unwrap_or(Path::new("")).into(),
+            run: run.into(),
+            world: World::inside(1),
+            device: if self.gpu { Device::Cuda } else { Device::Cpu },
+            resume_anyway: false,
+        };
+        Ok(Plan::decide(ask, data)?)
+    }
+}
+
+/// Measures the step alone, on a batch from a file or on noise.
 ///
 /// # Errors
 /// no such recipe; shards that do not fit it; libtorch's
-pub fn run(args: &StepArgs, shards: Option<&Path>, json: bool) -> Result<()> {
-    let (recipe_name, mut recipe) = Recipe::find(&args.recipe)?;
-    for setting in &args.set {
-        recipe.apply(setting)?;
-    }
-    let data = match shards {
-        Some(shards) => DataFacts::of(&open_set(shards, Io::Auto)?)?,
-        None => no_data(&recipe, args.vocab),
-    };
-    let ask = Ask {
-        recipe_name,
-        recipe,
-        shards: shards.unwrap_or(Path::new("")).into(),
-        run: PathBuf::new(),
-        world: World::inside(1),
-        device: if args.gpu { Device::Cuda } else { Device::Cpu },
-        resume_anyway: false,
-    };
-    let plan = Plan::decide(ask, data)?;
-    let report =
-        measure_step(&plan, args.batch.as_deref(), args.warmup, args.steps).context("measuring the step")?;
-    let text = if json { as_json(&report, &plan).to_string() } else { as_table(&report, &plan) };
-    writeln!(std::io::stdout(), "{text}").context("writing to stdout")
+pub fn run(args: &StepArgs, shards: Option<&Path>, json: bool) -> Result<String> {
+    let (recipe_name, recipe) = args.recipe()?;
+    let plan = args.plan(recipe_name, recipe, shards, Path::new(""))?;
+    let report = measure_step(&plan, args.batch.as_deref(), args.warmup, (args.steps, 0.0))
+        .context("measuring the step")?;
+    Ok(if json { as_json(&report, &plan).to_string() } else { as_table(&report, &plan) })
 }
 
-fn as_json(report: &StepReport, plan: &Plan) -> Value {
+/// Measures the step alone on the run's first batch, which is kept in `folder`: so many steps, for at least so many seconds.
+///
+/// # Errors
+/// shards that cannot be read; libtorch's
+pub fn cached(plan: &Plan, folder: &Path, warmup: u32, enough: (u32, f64)) -> Result<StepReport> {
+    batches::write(plan, 0..1, folder).context("making a batch for the step")?;
+    let batch = folder.join("step-00000000.rank-0000.safetensors");
+    measure_step(plan, Some(&batch), warmup, enough).context("measuring the step")
+}
+
+/// For scripts: the key `step`.
+pub fn as_json(report: &StepReport, plan: &Plan) -> Value {
     json!({
         "step": {
             "seconds": report.median_s(),
@@ -90,7 +124,8 @@ fn as_json(report: &StepReport, plan: &Plan) -> Value {
     })
 }
 
-fn as_table(report: &StepReport, plan: &Plan) -> String {
+/// For people.
+pub fn as_table(report: &StepReport, plan: &Plan) -> String {
     let model = &plan.model;
     let mfu = match plan.peak_flops_per_s() {
         Some(peak) => format!("MFU {:.1} %", 100.0 * report.flops_per_s() / peak),

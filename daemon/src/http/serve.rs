@@ -1,16 +1,16 @@
 //! Connections: few, patient for a while, and never in training's way.
 //!
-//! One thread of the lowest priority serves them all. Where every core trains, the kernel gives that thread about one
-//! part in seventy of one of them, however many clients there are; where a core is idle it takes what it needs.
+//! One thread of the lowest priority serves them all, and does no more in a second than [`Turns`] allow.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Waker, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -22,6 +22,8 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
+use super::turns::Turns;
+
 /// Connections served at once; one more ends the oldest, so that no crowd keeps a newcomer waiting.
 const CONNECTIONS: usize = 256;
 
@@ -30,6 +32,10 @@ pub const HEADER_TIME: Duration = Duration::from_secs(5);
 
 /// A client that takes nothing of an answer for this long is gone.
 const STANDSTILL: Duration = Duration::from_secs(20);
+
+/// Times a second that bytes of one connection are taken, and how many may have been saved up: who drips waits.
+const READS: f64 = 10.0;
+const READS_SAVED: f64 = 40.0;
 
 /// A connection is closed then, however busy.
 const CONNECTION_TIME: Duration = Duration::from_secs(600);
@@ -43,9 +49,22 @@ const SEND_BYTES: usize = 64 << 10;
 /// How much nicer than the supervisor the HTTP thread is.
 const NICER: i32 = 19;
 
+/// New connections a second and core; as many as there may be are taken at once.
+const NEWCOMERS: f64 = 50.0;
+
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+pub struct Peer {
+    /// From where.
+    pub address: IpAddr,
+    /// How many requests the connection has made before.
+    pub had: u64,
+}
+
+/// What this machine has.
+pub fn cores() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
+}
 
 /// Binds the address.
 ///
@@ -101,7 +120,9 @@ async fn accept(listener: TcpListener, router: Router) {
         }
     };
     let crowd = Arc::new(Crowd::default());
+    let turns = Turns::new(NEWCOMERS * cores(), CONNECTIONS as f64);
     for number in 0.. {
+        turns.take(0).await;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -123,16 +144,17 @@ async fn accept(listener: TcpListener, router: Router) {
 }
 
 /// Serves one connection. What goes wrong on it is its client's business.
-async fn attend(stream: TcpStream, peer: IpAddr, router: Router) {
+async fn attend(stream: TcpStream, address: IpAddr, router: Router) {
+    let requests = AtomicU64::new(0);
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(Peer { address, had: requests.fetch_add(1, Relaxed) });
         let service = hyper_util::service::TowerToHyperService::new(router.clone());
         hyper::service::Service::call(&service, request)
     });
     let _ = stream.set_nodelay(true);
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(BUFFER_BYTES);
-    let connection = server.serve_connection(TokioIo::new(Patient { stream, standstill: None }), service);
+    let connection = server.serve_connection(TokioIo::new(Patient::new(stream)), service);
     let _ = tokio::time::timeout(CONNECTION_TIME, connection).await;
 }
 
@@ -170,13 +192,35 @@ impl Drop for Place {
     }
 }
 
-/// A stream that gives up on a client which takes nothing.
+/// A stream that gives up on a client which takes nothing, and takes its time with one that drips.
 struct Patient {
     stream: TcpStream,
     standstill: Option<Pin<Box<Sleep>>>,
+    reads: f64,
+    read_at: Instant,
+    rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
+    fn new(stream: TcpStream) -> Patient {
+        Patient { stream, standstill: None, reads: READS_SAVED, read_at: Instant::now(), rest: None }
+    }
+
+    /// Ready when it may be read again.
+    fn poll_rest(&mut self, waker: &mut Waker<'_>) -> Poll<()> {
+        if self.reads < 1.0 && self.rest.is_none() {
+            self.rest = Some(Box::pin(tokio::time::sleep(Duration::from_secs_f64(1.0 / READS))));
+        }
+        if let Some(rest) = &mut self.rest {
+            std::task::ready!(rest.as_mut().poll(waker));
+            self.rest = None;
+        }
+        let now = Instant::now();
+        let due = now.duration_since(self.read_at).as_secs_f64() * READS;
+        (self.reads, self.read_at) = ((self.reads + due).min(READS_SAVED), now);
+        Poll::Ready(())
+    }
+
     fn watch<T>(&mut self, waker: &mut Waker<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.standstill = None;
@@ -193,7 +237,10 @@ impl AsyncRead for Patient {
         waker: &mut Waker<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(waker, into)
+        std::task::ready!(self.poll_rest(waker));
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(waker, into))?;
+        self.reads -= 1.0;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -93,11 +93,12 @@ impl Pictures {
         })
     }
 
-    /// Whether it is time, and the painter is free.
-    pub fn due(&self) -> bool {
+    /// Whether it is time, or somebody would like to look, and the painter is free.
+    pub fn due(&self, wanted: bool) -> bool {
         let Some((at, took)) = self.last else { return true };
         let painted = Duration::from_nanos(self.progress.spent_ns.load(Relaxed)) / cores();
-        at.elapsed() >= self.every.max((took + painted) * SHARE) && !self.progress.busy.load(Relaxed)
+        let time = at.elapsed() >= self.every.max((took + painted) * SHARE);
+        (time || wanted) && !self.progress.busy.load(Relaxed)
     }
 
     /// Guesses with the weights as they are after `step` steps, and hands the guesses over.

@@ -157,7 +157,8 @@ pub(super) fn train(
         if agreed.grown && exchange.is_none() {
             exchange = Some(shared.supply.exchange_at(plan, step));
         }
-        if let Some(due) = pictures.as_mut().filter(|pictures| over || pictures.due()) {
+        // Whoever pauses a run may want to look at it, and it may be stopped then.
+        if let Some(due) = pictures.as_mut().filter(|pictures| over || pictures.due(agreed.pause)) {
             stats.enter(local, Stage::Step);
             due.take(&replica, step);
         }

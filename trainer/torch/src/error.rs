@@ -42,12 +42,12 @@ pub enum TorchError {
         message: String,
     },
     /// tch reported an error of its own.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {cause}")]
     Tch {
         /// What we were doing, as a gerund.
         doing: String,
-        /// tch's error; its text ends with a C++ stack.
-        source: tch::TchError,
+        /// tch's error; its text ends with a C++ stack. No `source`: these words hold it already.
+        cause: tch::TchError,
     },
 }
 
@@ -58,7 +58,7 @@ impl TorchError {
         move |source| match source {
             // libtorch's first line says what is wrong; the C++ stack below it helps nobody on call.
             tch::TchError::Torch(text) => TorchError::Libtorch { doing, message: first_account(&text) },
-            source => TorchError::Tch { doing, source },
+            cause => TorchError::Tch { doing, cause },
         }
     }
 }

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::{
-    AdamW, Autocast, Backend, Op, ProcessGroup, Reducer, ReducerOptions, Store, amp_unscale, clip_to_norm,
-    cuda, foreach_norm, foreach_zero, fused_adamw, linear, set_threads, threads,
+    AdamW, Autocast, Backend, Op, ProcessGroup, Reducer, ReducerOptions, Store, TorchError, amp_unscale,
+    clip_to_norm, cuda, foreach_norm, foreach_zero, fused_adamw, linear, set_threads, threads,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -471,4 +471,12 @@ fn a_linear_layer_has_libtorchs_values_and_gradients() {
         &Tensor::ones([4], (Kind::Float, Device::Cpu)),
     );
     assert!(error.unwrap_err().to_string().starts_with("multiplying [2, 3] by a weight of [4, 5]: "));
+}
+
+#[test]
+fn a_cause_is_in_an_errors_words_and_not_behind_them_too() {
+    let error = TorchError::tch("reading weights")(tch::TchError::Convert("no tensor".to_owned()));
+    let words = error.to_string();
+    assert!(words.starts_with("reading weights: ") && words.ends_with("no tensor"), "{words}");
+    assert!(std::error::Error::source(&error).is_none(), "whoever prints a whole chain would print it twice");
 }

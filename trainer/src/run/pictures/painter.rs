@@ -163,7 +163,7 @@ impl Painter {
     /// Says what went wrong, if it is new.
     fn tell(&mut self, step: u64, error: &TrainError) {
         let kind = match error {
-            TrainError::Io { source, .. } => source.kind(),
+            TrainError::Io { cause, .. } => cause.kind(),
             _ => io::ErrorKind::Other,
         };
         if self.told.insert(kind) {
@@ -217,7 +217,7 @@ const GREY: (u8, u8) = (128, 104);
 /// The view with its hidden patches in grey.
 ///
 /// # Shapes
-/// `view` [S, S, 3]; `mask` [N], row-major over `grid`, which tiles it
+/// `view` `[S, S, 3]`; `mask` `[N]`, row-major over `grid`, which tiles it
 fn hidden(view: &RgbImage, mask: &[u8], grid: PatchGrid) -> RgbImage {
     let (height, width) = (view.height / grid.rows, view.width / grid.cols);
     let mut masked = view.clone();

@@ -7,9 +7,12 @@ use beit_shards::{ReadBuf, SampleId};
 use beit_views::{Limits, decode};
 
 use super::sample::{Sample, choose};
+use crate::control::Control;
 use crate::generation::Generations;
 use crate::plan::{Plan, open_set};
+use crate::run::run as train;
 use crate::run::tests::{file, plan, start};
+use crate::stats::{Stage, TrainStats};
 use crate::testing::{write_shard, write_shards};
 
 fn index(run: &Path) -> serde_json::Value {
@@ -125,6 +128,38 @@ fn a_resumed_run_shows_the_same_samples_with_any_number_of_ranks_and_when_the_se
     assert_eq!(ids(&run), before.0);
     let view = picture(&run, &index(&run)["samples"][3], "view");
     assert!(view.pixels == before.1[3].pixels);
+}
+
+#[test]
+fn a_pause_has_pictures_and_so_has_a_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shards, run) = (folder.path().join("a.shards"), folder.path().join("a.run"));
+    write_shards(&shards, 11, 1, "one");
+    let plan = plan(&shards, &run, 2, &["pictures=2", "pictures_every_s=86400", "steps=1000000"]);
+    let (control, stats) = (Control::new(), TrainStats::new(0..2));
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| train(&plan, &control, &stats));
+        let wait_for = |what: &dyn Fn() -> bool| {
+            while !what() {
+                assert!(!running.is_finished(), "it ended too early");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        };
+        wait_for(&|| run.join("pictures/index.json").exists());
+        assert_eq!(index(&run)["step"], 1);
+        let step = || stats.step.load(std::sync::atomic::Ordering::Relaxed);
+        let before = step();
+        wait_for(&|| step() > before + 2); // the painter is free again
+        control.pause(true);
+        wait_for(&|| stats.stage(0).0 == Stage::Paused);
+        let paused = step();
+        wait_for(&|| index(&run)["step"] == paused);
+        control.pause(false);
+        wait_for(&|| step() > paused + 2);
+        control.stop();
+        let stopped = running.join().unwrap().unwrap();
+        assert_eq!(index(&run)["step"], stopped.step);
+    });
 }
 
 #[test]
