@@ -59,7 +59,7 @@ until [ -f "$out/photos.shards/manifest.txt" ]; do
 done
 
 say "2. Train a tiny BEiT on them"
-nice -n 5 "$bin/beit-daemon" start --device cpu --ranks 2 --recipe pretrain-tiny-cpu --steps 200000 --set save_every_steps=200 \
+nice -n 5 "$bin/beit-daemon" start --device cpu --ranks 2 --recipe pretrain-tiny-cpu --steps 200000 --set save_every_steps=50 \
   --shards "$out/photos.shards" --run "$out/run" --listen "$(habit_or_any 9777)" > "$out/daemon.out" 2> "$out/daemon.log" &
 pids+=($!)
 daemon=$(caught "$!" "$out/daemon.out" '^listening on http://\([0-9.:]*\).*')

@@ -32,7 +32,7 @@ fn accepted(output: &Output) {
 
 #[test]
 fn the_validators_accept_everything() {
-    accepted(&Command::new(root().join("scripts/validate.sh")).output().unwrap());
+    accepted(&Command::new(root().join("scripts/validate.sh")).arg("--without-deploy").output().unwrap());
 }
 
 #[test]
