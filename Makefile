@@ -26,7 +26,7 @@ observe: build tools ## a demo run with Prometheus beside it, and how to import 
 test: build ## the whole test suite; installs what `make tools` does, if it can
 	@scripts/test.sh
 
-validate: tools ## shellcheck, promtool, tsc and others over scripts, Prometheus' files, Grafana's dashboards, docs/deploy
+validate: build tools ## shellcheck, promtool, tsc and others over scripts, Prometheus' files, Grafana's dashboards, docs/deploy
 	@scripts/validate.sh
 
 lint: setup ## rustfmt and clippy, as CI runs them

@@ -39,7 +39,7 @@ while read -r name stacked expression; do
   [ $# -eq 0 ] || [[ "$wanted" == *" $name "* ]] || continue
   query=$(python3 -c 'import sys, urllib.parse; print(urllib.parse.quote(sys.argv[1]))' "$expression")
   "$browser" --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update \
-    --disable-sync --hide-scrollbars --user-data-dir="$profile" --window-size=1100,900 --virtual-time-budget=10000 --screenshot="$out/$name.png" \
+    --disable-sync --hide-scrollbars --user-data-dir="$profile" --window-size=1100,960 --virtual-time-budget=10000 --screenshot="$out/$name.png" \
     "$prometheus/graph?g0.expr=$query&g0.tab=0&g0.stacked=$stacked&g0.range_input=$range" 2> "$profile/said" ||
     { cat "$profile/said" >&2; echo "graphs: chromium could not draw $name" >&2; exit 1; }
   [ -s "$out/$name.png" ] || { cat "$profile/said" >&2; echo "graphs: no picture of $name" >&2; exit 1; }

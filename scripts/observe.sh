@@ -2,7 +2,7 @@
 # A demo run with a real Prometheus beside it: something to look at, and to try dashboards and alerts on. A tiny BEiT trains on the
 # demo photos for hours, `beit-shard watch` packs what is put into demo/observe/photos, Prometheus scrapes both with the
 # configuration, rules and alerts of dashboards/. Everything lands in demo/observe; Ctrl-C ends all that was started.
-#   OBSERVE_SECONDS=60 scripts/observe.sh      end by itself after a minute
+#   OBSERVE_SECONDS=60 scripts/observe.sh      end by itself after a minute, with an error if Prometheus did not see both
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -35,7 +35,7 @@ except OSError: print('127.0.0.1:0')" "$1"
 caught() {
   local pid=$1 file=$2 expression=$3 found
   for _ in $(seq 600); do
-    found=$(sed -n "s,$expression,\1,p" "$file" | head -1)
+    found=$(sed -n "s,$expression,\1,p" "$file" 2> /dev/null | head -1)
     [ -n "$found" ] && { echo "$found"; return; }
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.1
@@ -53,13 +53,13 @@ say "1. Pack the demo photos, and whatever is put beside them"
   --listen "$(habit_or_any 9778)" > "$out/watch.out" 2> "$out/watch.log" &
 pids+=($!)
 shard=$(caught "$!" "$out/watch.log" '^listening on http://\([0-9.:]*\).*')
-until [ -f "$out/photos.shards/manifest.json" ]; do
+until [ -f "$out/photos.shards/manifest.txt" ]; do
   kill -0 "${pids[0]}" 2>/dev/null || { cat "$out/watch.log" >&2; die "packing ended early"; }
   sleep 0.2
 done
 
 say "2. Train a tiny BEiT on them"
-nice -n 5 "$bin/beit-daemon" start --device cpu --ranks 2 --recipe pretrain-tiny-cpu --steps 200000 --set save_every_steps=200 \
+nice -n 5 "$bin/beit-daemon" start --device cpu --ranks 2 --recipe pretrain-tiny-cpu --steps 200000 --set save_every_steps=50 \
   --shards "$out/photos.shards" --run "$out/run" --listen "$(habit_or_any 9777)" > "$out/daemon.out" 2> "$out/daemon.log" &
 pids+=($!)
 daemon=$(caught "$!" "$out/daemon.out" '^listening on http://\([0-9.:]*\).*')
@@ -71,6 +71,10 @@ prometheus --config.file="$out/prometheus.yml" --storage.tsdb.path="$out/prometh
   2> "$out/prometheus.log" &
 pids+=($!)
 prometheus=$(caught "$!" "$out/prometheus.log" '.*msg="Listening on" address=\([0-9.:]*\).*')
+until curl -fsS "http://$prometheus/-/ready" > /dev/null 2>&1; do
+  kill -0 "${pids[2]}" 2>/dev/null || { cat "$out/prometheus.log" >&2; die "Prometheus ended early"; }
+  sleep 0.2
+done
 
 cat <<EOT
 
@@ -104,3 +108,10 @@ wait -n || true # of the timer, or of what should not have ended
 for i in 0 1 2; do
   kill -0 "${pids[i]}" 2>/dev/null || { tail -5 "$out"/{watch,daemon,prometheus}.log >&2; die "a part of it has ended; the logs are in $out/"; }
 done
+[ -z "${OBSERVE_SECONDS-}" ] && exit 0
+asked() { curl -fsS "http://$prometheus/api/v1/query" --data-urlencode "query=$1" | sed -n 's/.*"value":\[[^,]*,"\([^"]*\)".*/\1/p'; }
+up=$(asked 'sum(up)') series=$(asked 'count({__name__=~"beit_.+"})') step=$(asked 'max(beit_trainer_step)')
+say "Prometheus saw ${up:-0} of 2 targets, ${series:-0} series of ours, and training at step ${step:-0}"
+if [ "${up:-0}" != 2 ] || [ "${step:-0}" -le 0 ]; then
+  die "that is not what it should have seen; the logs are in $out/"
+fi

@@ -13,5 +13,5 @@ check promtool check config dashboards/prometheus.yml
 check promtool check rules dashboards/rules/recording.yml dashboards/rules/alerts.yml
 check promtool test rules dashboards/rules/alerts.test.yml
 check scripts/typecheck.sh
-check scripts/check-deploy.sh
+[ "${1-}" = --without-deploy ] || check scripts/check-deploy.sh # has an environment of its own, and asks our binaries
 echo "  all accepted"

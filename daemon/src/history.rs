@@ -210,7 +210,7 @@ impl Line {
         while self.points.len() >= POINTS {
             let last = self.points.len() - 1;
             let mut at = 0..;
-            self.points.retain(|_| at.next().is_some_and(|at| at == 0 || (last - at) % 2 == 0));
+            self.points.retain(|_| at.next().is_some_and(|at| at == 0 || (last - at).is_multiple_of(2)));
         }
         if full || self.every == 0 {
             self.every = self.distance();

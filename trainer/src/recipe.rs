@@ -249,8 +249,9 @@ impl Recipe {
     /// # Errors
     /// No TOML; an unknown key; a value of the wrong type or out of range.
     pub fn parse(origin: &str, text: &str) -> Result<Recipe, TrainError> {
-        let table: toml::Table = text.parse().map_err(|cause: toml::de::Error| {
-            TrainError::RecipeSyntax { recipe: origin.to_owned(), cause: Box::new(cause) }
+        let table: toml::Table = text.parse().map_err(|cause: toml::de::Error| TrainError::RecipeSyntax {
+            recipe: origin.to_owned(),
+            cause: Box::new(cause),
         })?;
         let mut recipe = Recipe::default();
         for (key, value) in &table {

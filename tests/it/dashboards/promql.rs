@@ -57,12 +57,11 @@ pub fn selectors(expression: &str) -> Vec<Selector> {
                         reader.take(|c| c != ')');
                         reader.skip(1);
                     }
-                } else if OTHER_WORDS.contains(&lower.as_str()) {
-                } else if reader.rest.starts_with('(') {
-                    aggregation = Some(word);
-                } else if ["by", "without"].iter().any(|next| reader.starts_with_word(next)) {
-                    aggregation = Some(word);
-                } else {
+                } else if reader.rest.starts_with('(')
+                    || ["by", "without"].iter().any(|next| reader.starts_with_word(next))
+                {
+                    aggregation = (!OTHER_WORDS.contains(&lower.as_str())).then_some(word);
+                } else if !OTHER_WORDS.contains(&lower.as_str()) {
                     found.push(reader.selector(word, &calls));
                 }
             }
