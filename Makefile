@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup tools build demo observe test validate lint doc loom miri fuzz nccl parity clean-demo
+.PHONY: help setup tools build demo observe soak test validate lint doc loom miri fuzz nccl parity clean-demo
 
 help: ## what can be typed here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ observe: build tools ## a demo run with Prometheus beside it, and how to import 
 
 test: build ## the whole test suite; installs what `make tools` does, if it can
 	@scripts/test.sh
+
+soak: build tools ## MINUTES (30) of training with KILLS (20), a full disk, a corrupt shard, a restarted Prometheus; a judgement in soak/; needs root
+	python3 scripts/soak.py --minutes $(or $(MINUTES),30) --kills $(or $(KILLS),20)
 
 validate: build tools ## shellcheck, promtool, tsc and others over scripts, Prometheus' files, Grafana's dashboards, docs/deploy
 	@scripts/validate.sh

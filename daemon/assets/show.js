@@ -20,8 +20,10 @@ export function showState(board) {
   say(byId("recipe"), board.recipe);
   say(byId("readiness"), sentence(board));
   const error = byId("error");
+  const past = board.ready || board.state === "paused"; // it trains again: no alarm
   error.hidden = !board.error;
-  say(error, board.error ?? "");
+  error.classList.toggle("bad", !past);
+  say(error, board.error ? (past ? `The last restart: ${board.error}` : board.error) : "");
   const { last, plan } = board;
   const parts = [board.recipe, board.state];
   if (known(last.loss)) parts.push(`loss ${fixed(last.loss, 3)}`);

@@ -56,6 +56,11 @@ impl State {
         State::Failed,
     ];
 
+    /// Whether nothing more comes.
+    pub fn is_over(self) -> bool {
+        matches!(self, State::Finished | State::Stopped | State::Failed)
+    }
+
     /// The word for logs, labels and JSON.
     pub fn word(self) -> &'static str {
         match self {
@@ -201,6 +206,11 @@ impl Board {
         Shown { facts: self.facts(), ready, readiness, time_seconds: self.metrics.time_seconds() }
     }
 
+    /// Whether the run is over.
+    pub fn is_over(&self) -> bool {
+        self.lock().state.is_over()
+    }
+
     /// A number that is another one whenever the board has changed.
     pub fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
@@ -211,7 +221,7 @@ impl Board {
         let mut facts = self.change();
         facts.state = state;
         self.metrics.set_state(state);
-        if matches!(state, State::Finished | State::Stopped | State::Failed) {
+        if state.is_over() {
             let last = facts.last.clone();
             drop(facts);
             self.note(&last, f64::NAN, true);

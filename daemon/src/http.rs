@@ -91,6 +91,25 @@ struct Door {
     metrics: Arc<Fresh>,
 }
 
+/// How long a process that is done waits for those who watch to be told.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Who watches.
+#[derive(Debug)]
+pub struct Watchers {
+    streams: Arc<Semaphore>,
+}
+
+impl Watchers {
+    /// Waits, for a moment, until all streams have told how the run ended.
+    pub fn farewell(&self) {
+        let begun = Instant::now();
+        while self.streams.available_permits() < events::STREAMS && begun.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 /// Serves the board from a thread of its own until the process ends.
 ///
 /// # Errors
@@ -101,7 +120,7 @@ pub fn serve(
     run: &RunDir,
     token: String,
     requests: Sender<Event>,
-) -> Result<()> {
+) -> Result<Watchers> {
     let private = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let door = Door {
         board,
@@ -116,7 +135,9 @@ pub fn serve(
         brief: Arc::default(),
         metrics: Arc::default(),
     };
-    serve::serve(listener, router(door))
+    let watchers = Watchers { streams: door.streams.clone() };
+    serve::serve(listener, router(door))?;
+    Ok(watchers)
 }
 
 /// Every route but the page's: method, path, handler. `openapi.json` has the same, says a test.

@@ -434,6 +434,9 @@ impl Supervisor {
             return;
         }
         self.board.set_state(state);
+        if state.is_over() {
+            self.board.tell(format!("the run is {}", state.word()));
+        }
         self.notify.changed();
         self.notice.state = state;
         self.notice.step = self.board.facts().last.step;

@@ -75,7 +75,7 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
 
     let (sender, events) = channel();
     listen_for_signals(sender.clone())?;
-    http::serve(listener, board.clone(), &settings.run, token, sender.clone())?;
+    let watchers = http::serve(listener, board.clone(), &settings.run, token, sender.clone())?;
     writeln!(std::io::stdout(), "listening on http://{address}").context("writing to stdout")?;
     if !address.ip().is_loopback() {
         tracing::warn!("Listening on {address}: whoever reaches it can read this run's numbers and paths.");
@@ -87,6 +87,7 @@ pub fn start(args: &StartArgs) -> Result<ExitCode> {
     let ending = Supervisor::new(settings, board.clone(), screen.clone(), notice, (sender, events)).run();
     run.remove_pid();
     let ending = ending?;
+    watchers.farewell();
     let status = tell(&ending, &board.facts(), run.newest_checkpoint(), &shards, &screen);
     Ok(if ending == Ending::Stopped { ExitCode::from(args.stopped_status) } else { status })
 }

@@ -62,6 +62,7 @@ pub async fn events(State(door): State<Door>, Query(from): Query<From>, headers:
         said_at: Instant::now(),
         begun: Instant::now(),
         greeted: false,
+        over: false,
         _slot: slot,
     };
     let body = Body::from_stream(stream::unfold(watcher, Watcher::next));
@@ -79,13 +80,15 @@ struct Watcher {
     said_at: Instant,
     begun: Instant,
     greeted: bool,
+    /// The client has seen how the run ended.
+    over: bool,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Watcher {
-    /// The next message, once there is something to say; `None` when the stream has lasted long enough.
+    /// The next message, once there is something to say; `None` when the stream has lasted long enough, or the run has.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Watcher)> {
-        while self.begun.elapsed() < STREAM_TIME {
+        while self.begun.elapsed() < STREAM_TIME && !self.over {
             let mut text = String::new();
             if !self.greeted {
                 self.greeted = true;
@@ -124,10 +127,13 @@ impl Watcher {
     }
 
     fn tell_board(&mut self, text: &mut String) {
+        let over = self.door.board.is_over();
         let changes = self.door.board.changes();
-        if changes == self.shown || self.shown_at.is_some_and(|at| at.elapsed() < BOARD_EVERY) {
+        let early = !over && self.shown_at.is_some_and(|at| at.elapsed() < BOARD_EVERY);
+        if changes == self.shown || early {
             return;
         }
+        self.over = over;
         self.shown = changes;
         self.shown_at = Some(Instant::now());
         let board = self.door.brief.get(changes, || brief(&self.door));

@@ -16,12 +16,17 @@ fn open() -> (SocketAddr, Arc<Board>, Receiver<Event>) {
 }
 
 fn open_in(run: &Path) -> (SocketAddr, Arc<Board>, Receiver<Event>) {
+    let (address, board, events, _) = open_with_watchers(run);
+    (address, board, events)
+}
+
+fn open_with_watchers(run: &Path) -> (SocketAddr, Arc<Board>, Receiver<Event>, Watchers) {
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let board = Arc::new(crate::board::tests::board());
     let (sender, events) = channel();
-    serve(listener, board.clone(), &RunDir::new(run), "secret".into(), sender).unwrap();
-    (address, board, events)
+    let watchers = serve(listener, board.clone(), &RunDir::new(run), "secret".into(), sender).unwrap();
+    (address, board, events, watchers)
 }
 
 /// Sends raw bytes and returns everything that comes back.
@@ -392,4 +397,17 @@ fn a_busy_port_is_named_with_a_way_out() {
         message.contains(&format!("port {port}")) && message.contains("--listen 127.0.0.1:0"),
         "{message}"
     );
+}
+
+#[test]
+fn whoever_watches_is_told_how_the_run_ended_before_the_process_goes() {
+    let (address, board, _events, watchers) = open_with_watchers(Path::new("nowhere"));
+    let mut stream = watch(address, "");
+    assert!(next_event(&mut stream, "run").1.contains("\"state\":\"starting\""));
+    board.set_state(State::Finished);
+    board.tell("the run is finished");
+    watchers.farewell();
+    let told = next_event(&mut stream, "run").1;
+    assert!(told.contains("\"state\":\"finished\""), "{told}");
+    assert_eq!(watchers.streams.available_permits(), events::STREAMS, "the stream has not ended");
 }
