@@ -51,9 +51,8 @@ fn a_stopped_worker_is_a_hang_and_is_replaced() {
     assert_eq!(order(home, &["stop"]).0, 0);
     let (status, _, log) = daemon.end();
     assert!(status.success(), "{log}");
-    let hang =
-        ["--hang-timeout allows 6 s", "ranks 0, 1 are in stage", "its reports ended", "is stopped (SIGSTOP"];
-    said(&log, &hang);
+    // Whether both ranks were in one stage when it stopped is chance.
+    said(&log, &["--hang-timeout allows 6 s", "in stage", "its reports ended", "is stopped (SIGSTOP"]);
     said(&log, &["cause=\"hang\"", "going on from the checkpoint of step"]);
 }
 
