@@ -1,7 +1,8 @@
 //! What every street test needs: the repository, the binaries, a scratch folder, and images to pack.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -71,6 +72,29 @@ pub fn tool(name: &str) -> PathBuf {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file()).unwrap_or_else(
         || panic!("{name} is not installed: `make tools` gets it; BEIT_WITHOUT_TOOLS=1 make test leaves this out"),
     )
+}
+
+/// What `promtool check metrics` says of a scrape; it says nothing when all is well, or when it may not be asked for.
+pub fn promtool(text: &str) -> String {
+    if without_tools() {
+        return String::new();
+    }
+    let mut promtool = Command::new(tool("promtool"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    format!("{}{}", String::from_utf8_lossy(&said), if output.status.success() { "" } else { "failed" })
+}
+
+/// Whether tests that need tools do without them.
+pub fn without_tools() -> bool {
+    std::env::var_os("BEIT_WITHOUT_TOOLS").is_some_and(|without| without == "1")
 }
 
 /// A file of an npm package that `scripts/tools.sh` has installed, such as `axe-core/axe.min.js`.

@@ -1,12 +1,12 @@
 //! `beit-shard build|watch --listen` as Prometheus meets it: a stalled build still answers, and says where it stands.
 
-use crate::house::{command, demo_photos, fail, last_json, tool};
+use crate::house::{command, demo_photos, fail, last_json, promtool};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -83,24 +83,7 @@ impl Metrics {
     /// Has Prometheus' own tool look at it, where tools may be asked for.
     #[track_caller]
     fn check(&self) {
-        if std::env::var_os("BEIT_WITHOUT_TOOLS").is_some_and(|without| without == "1") {
-            return;
-        }
-        let mut promtool = Command::new(tool("promtool"))
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        promtool.stdin.take().unwrap().write_all(self.0.as_bytes()).unwrap();
-        let output = promtool.wait_with_output().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        assert!(
-            output.status.success() && said.is_empty(),
-            "promtool says:\n{}",
-            String::from_utf8_lossy(&said)
-        );
+        assert_eq!(promtool(&self.0), "");
     }
 }
 

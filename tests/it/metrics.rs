@@ -1,12 +1,10 @@
 //! `/metrics` of a run that trains, stalls and dies, as Prometheus sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use crate::daemon::{Daemon, home, kill};
-use crate::house::{command, tool};
+use crate::house::{command, promtool, without_tools};
 
 /// One scrape.
 struct Scrape {
@@ -58,28 +56,6 @@ impl Scrape {
         let series = self.series.iter().filter(|(series, _)| rises(series));
         series.map(|(series, value)| (series.as_str(), *value)).collect()
     }
-}
-
-/// What `promtool check metrics` says of a scrape; it says nothing when all is well, or when it may not be asked for.
-fn promtool(text: &str) -> String {
-    if without_tools() {
-        return String::new();
-    }
-    let mut promtool = Command::new(tool("promtool"))
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = promtool.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    format!("{}{}", String::from_utf8_lossy(&said), if output.status.success() { "" } else { "failed" })
-}
-
-fn without_tools() -> bool {
-    std::env::var_os("BEIT_WITHOUT_TOOLS").is_some_and(|without| without == "1")
 }
 
 #[test]

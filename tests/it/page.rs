@@ -1,27 +1,19 @@
 //! The page at `/` as people use it: a real browser, a real daemon that trains, real clicks.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
+use crate::daemon::{Daemon, PATIENCE, TINY};
 use crate::house::{command, demo_photos, npm, root, succeed};
-
-/// Longest wait for the daemon.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Names that do harm wherever they are taken for markup.
 const RUN: &str = "run <img src=x onerror=window.hacked=1>";
 const SHARDS: &str = "photos <script>window.hacked=2<!--";
 const RECIPE: &str = "tiny <b onmouseover=window.hacked=3>&lt;&quot;";
-
-/// A model so small that a step takes milliseconds.
-const TINY: [&str; 6] =
-    ["embed_dim=32", "depth=1", "num_heads=1", "batch_size=2", "num_workers=1", "warmup_steps=1"];
 
 /// A folder with shards and a recipe, under names that bite.
 fn home() -> tempfile::TempDir {
@@ -34,70 +26,34 @@ fn home() -> tempfile::TempDir {
     home
 }
 
-struct Daemon {
-    child: Child,
-    address: String,
-    run: PathBuf,
+/// Trains in a home made by [`home`].
+#[track_caller]
+fn start(home: &Path, listen: &str) -> Daemon {
+    let recipe = format!("./{RECIPE}.toml");
+    let mut args = vec!["start", "--device", "cpu", "--ranks", "2", "--listen", listen, "--steps", "100000"];
+    args.extend(["--run", RUN, "--shards", SHARDS, "--recipe", &recipe]);
+    args.extend(&TINY[2..]);
+    Daemon::spawn(home, &mut command("beit-daemon", &args))
 }
 
-impl Daemon {
-    /// Trains in a home made by [`home`].
-    #[track_caller]
-    fn start(home: &Path, listen: &str) -> Daemon {
-        let recipe = format!("./{RECIPE}.toml");
-        let mut args =
-            vec!["start", "--device", "cpu", "--ranks", "2", "--listen", listen, "--steps", "100000"];
-        args.extend(["--run", RUN, "--shards", SHARDS, "--recipe", &recipe]);
-        args.extend(TINY.iter().flat_map(|set| ["--set", set]));
-        let mut child = command("beit-daemon", &args)
-            .current_dir(home)
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(home.join("stderr.log")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let said = std::fs::read_to_string(home.join("stderr.log")).unwrap();
-        let address = line.trim().strip_prefix("listening on http://");
-        let address = address.unwrap_or_else(|| panic!("no address in {line:?}: {said}")).to_owned();
-        Daemon { child, address, run: home.join(RUN) }
-    }
-
-    fn ask(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    /// The board.
-    fn board(&self) -> Value {
-        serde_json::from_str(self.ask("/api/v1/run").split_once("\r\n\r\n").unwrap().1).unwrap()
-    }
-
-    fn checkpoints(&self) -> usize {
-        let folder = std::fs::read_dir(self.run.join("checkpoints")).into_iter().flatten();
-        let names = folder.map(|item| item.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with("step-")).count()
-    }
-
-    #[track_caller]
-    fn wait_for(&self, what: &str, there: impl Fn(&Daemon) -> bool) {
-        let begun = Instant::now();
-        while !there(self) {
-            assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
+/// The body of an answer.
+fn get(daemon: &Daemon, path: &str) -> String {
+    daemon.ask(&format!("GET {path}")).split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The board.
+fn board(daemon: &Daemon) -> Value {
+    serde_json::from_str(&get(daemon, "/api/v1/run")).unwrap()
+}
+
+fn run_of(daemon: &Daemon) -> PathBuf {
+    daemon.log.with_file_name(RUN)
+}
+
+fn checkpoints(daemon: &Daemon) -> usize {
+    let folder = std::fs::read_dir(run_of(daemon).join("checkpoints")).into_iter().flatten();
+    let names = folder.map(|item| item.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("step-")).count()
 }
 
 /// The step that the page shows.
@@ -115,7 +71,7 @@ fn wait_for_step(browser: &Browser, step: u64) {
 #[test]
 fn people_watch_a_run_and_steer_it_from_the_page() {
     let home = home();
-    let mut daemon = Daemon::start(home.path(), "127.0.0.1:0");
+    let mut daemon = start(home.path(), "127.0.0.1:0");
     let origin = format!("http://{}/", daemon.address);
     let browser = Browser::open();
     browser.look_like(1280, "light");
@@ -128,13 +84,13 @@ fn people_watch_a_run_and_steer_it_from_the_page() {
 
     browser.click("#pause");
     browser.wait_for_text("#state", |text| text == "paused");
-    daemon.wait_for("a pause", |daemon| daemon.board()["state"] == "paused");
+    daemon.wait_for("a pause", |daemon| board(daemon)["state"] == "paused");
     numbers_equal_the_boards(&browser, &daemon);
     names_stay_text(&browser);
     everybody_can_use_it(&browser);
     looks(&browser);
     let stands = shown_step(&browser);
-    assert_eq!(daemon.board()["last"]["step"], stands, "a paused run stands still");
+    assert_eq!(board(&daemon)["last"]["step"], stands, "a paused run stands still");
 
     browser.click("#pause");
     browser.wait_for_text("#state", |text| text == "running");
@@ -197,8 +153,7 @@ fn it_shows_pictures(browser: &Browser, daemon: &Daemon) {
                 figure.querySelector('figcaption').textContent,
                 [...figure.querySelectorAll('img')].map((image) => image.complete && image.naturalWidth >= 56 && image.alt !== '')])",
         );
-        let answer = daemon.ask("/api/v1/samples");
-        let index: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let index: Value = serde_json::from_str(&get(daemon, "/api/v1/samples")).unwrap();
         let samples = index["samples"].as_array().map(Vec::as_slice).unwrap_or_default();
         let wanted = samples.iter().enumerate().map(|(number, sample)| {
             let (correct, masked) = (sample["correct"].as_u64().unwrap(), sample["masked"].as_u64().unwrap());
@@ -232,23 +187,23 @@ fn only_the_token_opens(browser: &Browser, daemon: &Daemon) {
     browser.fill("#token", "wrong");
     browser.click("#pause");
     browser.wait_for_text("#control-result", |text| text.starts_with("Wrong token") && text.contains(RUN));
-    assert_eq!(daemon.board()["state"], "running");
+    assert_eq!(board(daemon)["state"], "running");
 }
 
 fn a_click_saves_a_checkpoint(browser: &Browser, daemon: &Daemon) {
-    let before = daemon.checkpoints();
-    let token = std::fs::read_to_string(daemon.run.join("daemon.token")).unwrap();
+    let before = checkpoints(daemon);
+    let token = std::fs::read_to_string(run_of(daemon).join("daemon.token")).unwrap();
     browser.fill("#token", token.trim());
     browser.click("#checkpoint");
     browser.wait_for_text("#control-result", |text| text.starts_with("Accepted"));
-    daemon.wait_for("a checkpoint on disk", |daemon| daemon.checkpoints() > before);
+    daemon.wait_for("a checkpoint on disk", |daemon| checkpoints(daemon) > before);
     browser.wait_for_text("#events", |text| text.to_lowercase().contains("checkpoint"));
     browser.wait_for_text("[data-number='checkpoint']", |text| text.contains("ago, step"));
 }
 
 /// What is shown is what the API says, digit for digit.
 fn numbers_equal_the_boards(browser: &Browser, daemon: &Daemon) {
-    let board = daemon.board();
+    let board = board(daemon);
     let last = &board["last"];
     let number = |name: &str| last[name].as_f64().unwrap();
     let thin = |number: u64| {
@@ -370,7 +325,7 @@ fn it_says_when_nobody_answers(browser: &Browser, daemon: &mut Daemon) {
     assert_eq!(browser.js("return document.getElementById('stop-dialog').open"), true);
     browser.press('\u{E00C}');
     assert_eq!(browser.js("return document.getElementById('stop-dialog').open"), false);
-    assert_eq!(daemon.board()["state"], "running", "escape changes nothing");
+    assert_eq!(board(daemon)["state"], "running", "escape changes nothing");
     browser.click("#stop");
     browser.click("#stop-yes");
     let begun = Instant::now();
@@ -390,7 +345,7 @@ fn it_says_when_nobody_answers(browser: &Browser, daemon: &mut Daemon) {
 fn a_lost_connection_is_told_and_found_again() {
     // A supervisor killed with -9, and the next one on its port.
     let home = home();
-    let mut daemon = Daemon::start(home.path(), "127.0.0.1:0");
+    let mut daemon = start(home.path(), "127.0.0.1:0");
     let address = daemon.address.clone();
     let browser = Browser::open();
     browser.go(&format!("http://{address}/"));
@@ -399,7 +354,7 @@ fn a_lost_connection_is_told_and_found_again() {
     daemon.child.wait().unwrap();
     browser.wait_for_text("#link", |text| text.starts_with("connection lost"));
     assert_eq!(browser.js("return document.body.dataset.link"), "lost");
-    let next = Daemon::start(home.path(), &address);
+    let next = start(home.path(), &address);
     browser.wait_for_text("#link", |text| text == "live");
     browser.wait_for_text("#about", |text| text.contains(&format!("process {}", next.child.id())));
     wait_for_step(&browser, 2);
