@@ -202,6 +202,7 @@ fn hear_reports(mut pipe: impl BufRead, events: &Sender<Event>) {
                     format!("the worker's report cannot be read ({error}); was the binary replaced?");
                 let _ = events.send(Event::Report(FromWorker::Failed {
                     permanent: false,
+                    started: true,
                     cause: Cause::Error,
                     message,
                 }));

@@ -15,6 +15,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
@@ -44,6 +45,9 @@ pub struct Notice {
     #[serde(default)]
     pub unsaved_steps: Option<u64>,
 }
+
+/// How long the lock of another daemon is waited for before that one counts as alive.
+const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// A run directory.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,7 +106,13 @@ impl RunDir {
             .write(true)
             .open(&path)
             .with_context(|| format!("opening {}", path.display()))?;
-        if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let begun = Instant::now();
+        while let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // A daemon killed a moment ago may still be dying.
+            if error == rustix::io::Errno::WOULDBLOCK && begun.elapsed() < LAST_BREATH {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(error).with_context(|| format!("locking {}", path.display()));
             }

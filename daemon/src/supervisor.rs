@@ -91,6 +91,8 @@ pub struct Supervisor {
     budget: Budget,
     asked: Asked,
     plan_shown: bool,
+    /// Some worker has begun to train.
+    trained: bool,
 }
 
 impl Supervisor {
@@ -115,6 +117,7 @@ impl Supervisor {
             budget: Budget::default(),
             asked: Asked::default(),
             plan_shown: false,
+            trained: false,
         }
     }
 
@@ -261,7 +264,10 @@ impl Supervisor {
                 Life::Over(if complete { Ending::Finished } else { Ending::Stopped })
             }
             (_, Some(message)) => Life::Died(Death { cause: Cause::Hang, message }),
-            (Some(FromWorker::Failed { permanent: true, message, .. }), _) => {
+            // What fails before anything was trained fails again; later it may be the weather, and is tried again.
+            (Some(FromWorker::Failed { permanent, started, message, .. }), _)
+                if permanent || !started && !self.trained =>
+            {
                 self.board.worker_gone(Some(&message), None);
                 Life::Over(Ending::Failed(message))
             }
@@ -411,6 +417,7 @@ impl Supervisor {
     }
 
     fn started(&mut self, resumed_step: Option<u64>) {
+        self.trained = true;
         let text = match resumed_step {
             Some(step) => format!("going on from the checkpoint of step {step}"),
             None => "starting at step 0".to_owned(),

@@ -61,6 +61,8 @@ pub enum FromWorker {
     Failed {
         /// The same would happen again: the supervisor does not restart.
         permanent: bool,
+        /// It had done a step, or at least begun to train.
+        started: bool,
         /// What kind of failure it is.
         cause: Cause,
         /// What happened, where, and what to do.

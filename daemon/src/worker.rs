@@ -67,12 +67,13 @@ pub fn main(supervisor: u32, screen: Screen) -> Result<ExitCode> {
 
 /// Plans and trains; either way returns the last thing to report.
 fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Result<FromWorker, FromWorker> {
-    let permanent = |error: anyhow::Error| FromWorker::Failed {
-        permanent: true,
+    let no_plan = |error: anyhow::Error| FromWorker::Failed {
+        permanent: error.downcast_ref().is_none_or(would_recur),
+        started: false,
         cause: Cause::Error,
         message: format!("{error:#}"),
     };
-    let plan = job.ask().and_then(|ask| Ok(Plan::new(ask)?)).map_err(permanent)?;
+    let plan = job.ask().and_then(|ask| Ok(Plan::new(ask)?)).map_err(no_plan)?;
     tell(reports, &FromWorker::Planned(Box::new(planned(&plan))));
 
     let stats = TrainStats::new(plan.world.ranks());
@@ -95,10 +96,9 @@ fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Res
             Ok(FromWorker::Finished { complete: end.finished, step: end.step, checkpoint: end.checkpoint })
         }
         Err(error) => {
-            // What fails before the first step fails again; what fails later may be the weather, and is tried again.
             let no_room = matches!(error, TrainError::OutOfMemory { .. });
             let first = stats.steps_here.load(Relaxed) == 0;
-            let permanent = !started || would_recur(&error) || no_room && first;
+            let permanent = would_recur(&error) || no_room && first;
             let message = format!("{:#}", anyhow::Error::new(error));
             // A rank's panic is caught by the trainer, which reports it as the rank's failure.
             let cause = match no_room {
@@ -106,7 +106,7 @@ fn train(job: &Job, control: &Control, reports: &mut (impl Write + Send)) -> Res
                 false if message.contains("panicked: ") => Cause::Panic,
                 false => Cause::Error,
             };
-            Err(FromWorker::Failed { permanent, cause, message })
+            Err(FromWorker::Failed { permanent, started, cause, message })
         }
     }
 }
@@ -156,7 +156,7 @@ fn report(
             tell(reports, &FromWorker::Sample(Box::new(sample(stats, plan, watch))));
         }
         if let Some(message) = control.overdue(stats) {
-            tell(reports, &FromWorker::Failed { permanent: !started, cause: Cause::Error, message });
+            tell(reports, &FromWorker::Failed { permanent: false, started, cause: Cause::Error, message });
             std::process::exit(1); // a thread that hangs can't be joined
         }
         thread::sleep(REPORT_EVERY);

@@ -265,3 +265,62 @@ fn of_two_starts_at_once_one_trains_and_a_killed_starter_matters_to_nobody() {
     let (code, outcome) = order(home, &["stop"]);
     assert_eq!(code, 0, "{outcome}");
 }
+
+/// A small file system at `run` that goes with its guard; `None` where this process may not mount one.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path) -> Option<SmallDisk> {
+        fs::create_dir_all(path).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "beit-test"]).arg(path).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(SmallDisk(path.to_owned())),
+            other => {
+                eprintln!("SKIPPED: no file system can be mounted here: {other:?}");
+                None
+            }
+        }
+    }
+
+    /// Takes all room there is, to the last byte.
+    fn fill(&self) -> std::path::PathBuf {
+        let ballast = self.0.join("ballast");
+        let mut file = fs::File::create(&ballast).unwrap();
+        for block in [1 << 20, 4096, 1] {
+            while file.write(&vec![0; block]).is_ok_and(|written| written > 0) {}
+        }
+        ballast
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_worker_that_dies_on_a_full_disk_is_replaced_on_a_full_disk() {
+    let home = home();
+    let home = home.path();
+    let Some(disk) = SmallDisk::mount(&home.join("run")) else { return };
+    let daemon = Daemon::start(home, &["--set", "save_every_steps=5", "--set", "keep_last=2"]);
+    // Epochs of ten samples: log.txt has lines that the next worker takes back.
+    daemon.wait_for("a checkpoint", |daemon| daemon.metric("beit_trainer_checkpoint_step") >= 10.0);
+    let ballast = disk.fill();
+    daemon.wait_for("a checkpoint that fails", |daemon| {
+        daemon.metric("beit_trainer_checkpoint_failures_total") >= 1.0
+    });
+    let done = daemon.metric("beit_trainer_step");
+    kill("KILL", daemon.worker());
+    wait_for_restart(&daemon, "signal");
+    daemon.wait_for_step(done + 10.0);
+    assert_eq!(daemon.metric("beit_daemon_restarts_total{cause=\"error\"}"), 0.0);
+    fs::remove_file(ballast).unwrap();
+    let saved = *checkpoints(home).last().unwrap() as f64;
+    daemon.wait_for("a checkpoint again", |daemon| daemon.metric("beit_trainer_checkpoint_step") > saved);
+    assert_eq!(order(home, &["stop"]).0, 0);
+    let (status, _, log) = daemon.end();
+    assert!(status.success(), "{log}");
+}

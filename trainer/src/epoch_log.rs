@@ -27,18 +27,24 @@ struct Line {
     n_parameters: u64,
 }
 
-/// An opened `log.txt`.
+/// An opened `log.txt`. What a full disk does not take waits here.
 #[derive(Debug)]
 pub(crate) struct EpochLog {
     path: PathBuf,
     parameters: u64,
+    /// What the file is to begin with, where it could not be written anew.
+    anew: Option<String>,
+    /// Lines that could not be written.
+    waiting: Vec<u8>,
+    /// Whether something waits: the first failure of many is told, not each.
+    failing: bool,
 }
 
 impl EpochLog {
     /// Opens the log of the run in `run`, which goes on in epoch `first`, and takes back what it says of that and later ones.
     ///
     /// # Errors
-    /// It can't be read, or not be written anew.
+    /// It can't be read.
     pub(crate) fn open(run: &Path, first: u64, parameters: u64) -> Result<EpochLog, TrainError> {
         let path = run.join("log.txt");
         let text = match fs::read_to_string(&path) {
@@ -51,18 +57,14 @@ impl EpochLog {
             .filter(|line| line.ends_with('\n')) // A killed trainer may have left half a line.
             .filter(|line| epoch_of(line).is_some_and(|epoch| epoch < first))
             .collect();
-        if kept != text {
-            let private = run.join(".tmp-log.txt");
-            File::create(&private)
-                .and_then(|mut file| file.write_all(kept.as_bytes()).and_then(|()| file.sync_all()))
-                .map_err(io("writing", &private))?;
-            fs::rename(&private, &path).map_err(io("publishing", &path))?;
-        }
-        Ok(EpochLog { path, parameters })
+        let anew = (kept != text).then_some(kept);
+        let mut log = EpochLog { path, parameters, anew, waiting: Vec::new(), failing: false };
+        log.write();
+        Ok(log)
     }
 
-    /// Appends the line of an epoch at its end; a full disk costs the line, not the run.
-    pub(crate) fn append(&self, epoch: &Epoch) {
+    /// Appends the line of an epoch at its end; on a full disk it waits until there is room again.
+    pub(crate) fn append(&mut self, epoch: &Epoch) {
         debug_assert_eq!(NAMES[0], "lr");
         let [lr, min_lr, mlm_acc, loss, loss_scale, weight_decay, grad_norm] = epoch.means();
         let line = Line {
@@ -76,13 +78,48 @@ impl EpochLog {
             epoch: epoch.number(),
             n_parameters: self.parameters,
         };
-        let written = serde_json::to_string(&line).map_err(std::io::Error::other).and_then(|text| {
-            let mut file = File::options().create(true).append(true).open(&self.path)?;
-            file.write_all(format!("{text}\n").as_bytes())
-        });
-        if let Err(error) = written {
-            tracing::warn!(epoch = line.epoch, %error, "A line of log.txt was lost.");
+        if let Ok(text) = serde_json::to_string(&line) {
+            self.waiting.extend_from_slice(format!("{text}\n").as_bytes());
         }
+        self.write();
+    }
+
+    /// Writes what waits.
+    fn write(&mut self) {
+        let written = self.begin_anew().and_then(|()| self.write_waiting());
+        match (&written, self.failing) {
+            (Err(error), false) => {
+                tracing::warn!(%error, "log.txt cannot be written; its lines wait in memory.");
+            }
+            (Ok(()), true) => tracing::info!("log.txt can be written again."),
+            _ => {}
+        }
+        self.failing = written.is_err();
+    }
+
+    fn begin_anew(&mut self) -> std::io::Result<()> {
+        if let Some(kept) = &self.anew {
+            let private = self.path.with_file_name(".tmp-log.txt");
+            let mut file = File::create(&private)?;
+            file.write_all(kept.as_bytes()).and_then(|()| file.sync_all())?;
+            fs::rename(&private, &self.path)?;
+            self.anew = None;
+        }
+        Ok(())
+    }
+
+    fn write_waiting(&mut self) -> std::io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut file = File::options().create(true).append(true).open(&self.path)?;
+        while !self.waiting.is_empty() {
+            match file.write(&self.waiting)? {
+                0 => return Err(ErrorKind::WriteZero.into()),
+                written => drop(self.waiting.drain(..written)),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -128,13 +165,13 @@ mod tests {
     fn epochs_that_are_done_again_are_taken_back() {
         let run = tempfile::tempdir().unwrap();
         let path = run.path().join("log.txt");
-        let log = EpochLog::open(run.path(), 0, 1).unwrap();
+        let mut log = EpochLog::open(run.path(), 0, 1).unwrap();
         for number in 0..4 {
             log.append(&epoch(number, number as f64));
         }
         let whole = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{whole}{{\"train_lr\":0.00")).unwrap(); // killed within a line
-        let log = EpochLog::open(run.path(), 2, 1).unwrap();
+        let mut log = EpochLog::open(run.path(), 2, 1).unwrap();
         let kept: String = whole.split_inclusive('\n').take(2).collect();
         assert_eq!(fs::read_to_string(&path).unwrap(), kept);
         for number in 2..4 {
@@ -142,5 +179,23 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), whole);
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_run_goes_on_where_its_log_cannot_be_written_and_catches_up_later() {
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().join("log.txt");
+        let mut log = EpochLog::open(run.path(), 0, 1).unwrap();
+        (0..3).for_each(|number| log.append(&epoch(number, number as f64)));
+        let whole = fs::read_to_string(&path).unwrap();
+        // A folder in the way refuses the file as a full disk does.
+        let in_the_way = run.path().join(".tmp-log.txt");
+        fs::create_dir(&in_the_way).unwrap();
+        let mut log = EpochLog::open(run.path(), 1, 1).unwrap();
+        log.append(&epoch(1, 1.0));
+        assert_eq!(fs::read_to_string(&path).unwrap(), whole, "nothing is half written");
+        fs::remove_dir(&in_the_way).unwrap();
+        log.append(&epoch(2, 2.0));
+        assert_eq!(fs::read_to_string(&path).unwrap(), whole);
     }
 }
