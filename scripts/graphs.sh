@@ -3,11 +3,13 @@
 #   scripts/graphs.sh http://127.0.0.1:9090 OUT_FOLDER            the last 30 minutes
 #   scripts/graphs.sh http://127.0.0.1:9090 OUT_FOLDER 10m        the last ten
 #   scripts/graphs.sh http://127.0.0.1:9090 OUT_FOLDER 30m loss restarts …      only these
+#   UNTIL='2026-11-25 05:32:00' scripts/graphs.sh …                             up to then (UTC), not now
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n 's/^# \{0,1\}//p' "$0" | sed -n 2,5p >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n 's/^# \{0,1\}//p' "$0" | sed -n 2,6p >&2; exit 2; }
 prometheus=${1%/}
 out=$2
 range=${3:-30m}
+end=${UNTIL:+&g0.end_input=${UNTIL/ /%20}}
 shift $(($# < 3 ? $# : 3))
 browser=$(command -v chromium || command -v google-chrome || true)
 [ -n "$browser" ] || { echo "graphs: no chromium; \`make tools\` installs it" >&2; exit 2; }
@@ -40,7 +42,7 @@ while read -r name stacked expression; do
   query=$(python3 -c 'import sys, urllib.parse; print(urllib.parse.quote(sys.argv[1]))' "$expression")
   "$browser" --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update \
     --disable-sync --hide-scrollbars --user-data-dir="$profile" --window-size=1100,960 --virtual-time-budget=10000 --screenshot="$out/$name.png" \
-    "$prometheus/graph?g0.expr=$query&g0.tab=0&g0.stacked=$stacked&g0.range_input=$range" 2> "$profile/said" ||
+    "$prometheus/graph?g0.expr=$query&g0.tab=0&g0.stacked=$stacked&g0.range_input=$range$end" 2> "$profile/said" ||
     { cat "$profile/said" >&2; echo "graphs: chromium could not draw $name" >&2; exit 1; }
   [ -s "$out/$name.png" ] || { cat "$profile/said" >&2; echo "graphs: no picture of $name" >&2; exit 1; }
   echo "  $out/$name.png"
