@@ -282,6 +282,7 @@ impl Board {
     /// The worker reports.
     pub fn sample(&self, sample: Sample) {
         let rate = self.speed_lock().add(Instant::now(), sample.samples);
+        self.note(&sample, rate, false);
         let mut facts = self.change();
         facts.samples_per_second = rate;
         facts.eta_seconds = facts
@@ -291,9 +292,7 @@ impl Board {
             .map(|plan| plan.steps.saturating_sub(sample.step) as f64 * plan.global_batch as f64 / rate);
         self.metrics.sample(&sample, rate, facts.eta_seconds);
         facts.reported_at = Some(now());
-        facts.last = sample.clone().without_times();
-        drop(facts);
-        self.note(&sample, rate, false);
+        facts.last = sample.without_times();
     }
 
     /// Adds to the history what is far enough from its last point, or `anyway`.

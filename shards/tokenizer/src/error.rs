@@ -129,7 +129,7 @@ pub enum TokenizerError {
         problem: String,
     },
     /// The source of training images failed.
-    #[error("reading training images: {0}")]
+    #[error("reading training images")]
     Images(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The loss became NaN or infinite.
     #[error("step {step}: the loss became {loss}; lower the learning rate (now {lr})")]

@@ -3,6 +3,7 @@
 //! `make tools` installs them; BEIT_WITHOUT_TOOLS=1 leaves this module out of `make test`.
 
 use super::{Query, queries, read, rule_queries};
+use crate::daemon::TINY;
 use crate::house::{command, demo_photos, npm, root, tool};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -286,42 +287,10 @@ fn every_query_returns_data_of_a_real_run() {
     let shard = watch.address("listening on http://");
     wait_for("the shards", || home.join("photos.shards/manifest.txt").exists(), || watch.said());
 
-    let daemon = command(
-        "beit-daemon",
-        &[
-            "start",
-            "--device",
-            "cpu",
-            "--ranks",
-            "2",
-            "--run",
-            "run",
-            "--shards",
-            "photos.shards",
-            "--listen",
-            "127.0.0.1:0",
-            "--recipe",
-            "pretrain-tiny-cpu",
-            "--steps",
-            "1000000",
-            "--threads",
-            "1",
-            "--set",
-            "embed_dim=32",
-            "--set",
-            "depth=1",
-            "--set",
-            "num_heads=1",
-            "--set",
-            "batch_size=2",
-            "--set",
-            "num_workers=1",
-            "--set",
-            "warmup_steps=1",
-            "--set",
-            "save_every_steps=20",
-        ],
-    );
+    let start = ["start", "--device", "cpu", "--ranks", "2", "--run", "run", "--shards", "photos.shards"];
+    let more =
+        ["--listen", "127.0.0.1:0", "--steps", "1000000", "--threads", "1", "--set", "save_every_steps=20"];
+    let daemon = command("beit-daemon", &[&start[..], &TINY, &more].concat());
     let daemon = Ward::start(daemon, home, "daemon");
     let run = daemon.address("listening on http://");
     let begun = now();
